@@ -1,0 +1,256 @@
+"""What people read on stderr: problems with their place, and a run stage by stage, as it happens."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from runbook.engine.record import Event
+from runbook.language.problems import Problem
+from runbook.language.values import as_text, brief, duration_text
+from runbook.records.markdown import visible
+
+_COLOURS = {
+    "passed": "green",
+    "measured": "cyan",
+    "refuted": "red",
+    "failed": "red",
+    "blocked": "red",
+    "errored": "red",
+    "unknown": "yellow",
+    "warning": "yellow",
+    "skipped": "bright_black",
+    "cancelled": "yellow",
+}
+_MARKS = {
+    "passed": "✓",
+    "measured": "·",
+    "refuted": "✗",
+    "failed": "✗",
+    "unknown": "?",
+    "skipped": "-",
+    "cancelled": "■",
+}
+
+
+def problem_text(problem: Problem) -> str:
+    """Where, what, the line with a caret, and what to do."""
+    place = problem.file if not problem.line else f"{problem.file}:{problem.line}:{problem.column}"
+    where = f"{problem.where}: " if problem.where else ""
+    lines = [f"{place}: {where}{problem.message}"]
+    if problem.source and problem.line:
+        number = f"{problem.line:>5}"
+        before = "".join("\t" if char == "\t" else " " for char in problem.source[: problem.column - 1])
+        lines += [
+            f"{number} | {visible(problem.source, keep=chr(9))}",
+            f"{' ' * len(number)} | {before}{'^' * problem.width}",
+        ]
+    if problem.hint:
+        lines.append(f"      = {problem.hint}")
+    return "\n".join(lines)
+
+
+class Account:
+    """A calm account of one run on stderr. A terminal that has gone away is no reason to stop."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        self._gone = False
+        self._line_open = False
+        self._stage = ""
+        self._expectations: dict[str, dict[str, Any]] = {}
+        self._declared: Mapping[str, Any] = {}
+
+    def event(self, event: Event) -> None:
+        """Shows one event."""
+        handler = _SHOW.get(event.kind)
+        if handler is not None:
+            handler(self, event.data)
+
+    def output(self, stream: str, chunk: bytes) -> None:
+        """A step's output as it comes, each line marked, so that it can forge none of ours."""
+        text = chunk.decode("utf-8", "backslashreplace")
+        parts = []
+        for line in text.splitlines(keepends=True):
+            body = line.rstrip("\r\n")
+            parts.append(("" if self._line_open else "    │ ") + visible(body, keep="\t"))
+            self._line_open = body == line
+            parts.append("" if self._line_open else "\n")
+        self._write("".join(parts))
+
+    def say(self, text: str = "") -> None:
+        """One line of our own."""
+        if self._line_open:
+            self._write("\n")
+            self._line_open = False
+        self._write(f"{text}\n")
+
+    def style(self, text: str, kind: str) -> str:
+        return click.style(text, fg=_COLOURS.get(kind)) if self._colour else text
+
+    def _write(self, text: str) -> None:
+        if self._gone or self._quiet:
+            return
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            self._gone = True
+
+
+def _opened(account: Account, data: Mapping[str, Any]) -> None:
+    run, around = data["run"], data["circumstances"]
+    account._declared = data["declared"]
+    account.say(f"{visible(run['title'])}   run {run['id']}")
+    if run["hypothesis"]:
+        account.say(f"  {visible(run['hypothesis'])}")
+    for name, target in around["connections"].items():
+        account.say(f"  {name}: {visible(target)}")
+    for name, value in data["params"].items():
+        account.say(f"  {name} = {visible(brief(value))}")
+    for note in around["warnings"]:
+        account.say(account.style(f"  note: {visible(note)}", "warning"))
+
+
+def _noted(account: Account, data: Mapping[str, Any]) -> None:
+    for note in data.get("warnings", [])[-1:]:
+        account.say(account.style(f"  note: {visible(note)}", "warning"))
+
+
+_STAGES = {
+    "preflight": "Preflight",
+    "predictions": "Expected",
+    "steps": "Steps",
+    "postconditions": "Postconditions",
+    "on_failure": "On failure",
+    "finally": "Finally",
+}
+
+
+def _stage(account: Account, data: Mapping[str, Any]) -> None:
+    account._stage = data["stage"]
+    if data["stage"] not in ("predictions", "postconditions"):
+        _heading(account, data["stage"])
+
+
+def _heading(account: Account, stage: str) -> None:
+    account.say()
+    account.say(click.style(_STAGES[stage], bold=True) if account._colour else _STAGES[stage])
+
+
+def _snapshot(account: Account, data: Mapping[str, Any]) -> None:
+    which = data["which"]
+    if which == "after":
+        account.say()
+        account.say(click.style("After", bold=True) if account._colour else "After")
+    for state, row in data["state"].items():
+        values = ", ".join(f"{metric} {as_text(value)}" for metric, value in row.items())
+        account.say(f"  · {which} {state}: {visible(values)}")
+    for why in data["errors"].values():
+        account.say(account.style(f"  ? {visible(why)}", "unknown"))
+
+
+def _check(account: Account, data: Mapping[str, Any]) -> None:
+    known = account._declared.get(data["section"], {}).get(data["name"], {})
+    verdict = data["verdict"]
+    shown = "measured" if verdict == "passed" and not known.get("expect") else verdict
+    warns = known.get("severity") == "warn" and verdict in ("refuted", "unknown")
+    kind = "warning" if warns else shown
+    result = data["result"]
+    value = _rows(len(result)) if isinstance(result, list) else visible(brief(result))
+    if verdict in ("refuted", "unknown", "skipped"):
+        value = visible(data["because"])
+    mark = account.style(
+        f"  {_MARKS[shown]} {data['name']:<16} {'warning: ' if warns else ''}{verdict if shown != 'measured' else 'measured'}",
+        kind,
+    )
+    account.say(f"{mark}   {value}")
+    if data.get("message"):
+        account.say(f"      {visible(data['message'])}")
+    if data.get("overridden"):
+        account.say(account.style(f"      gone past: {visible(data['overridden'])}", "warning"))
+    if known.get("remedy") and verdict == "refuted":
+        account.say(f"      remedy declared: {known['remedy']}")
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'' if count == 1 else 's'}"
+
+
+def _predicted(account: Account, data: Mapping[str, Any]) -> None:
+    if not data["expectations"]:
+        return
+    _heading(account, "predictions")
+    for name, item in data["expectations"].items():
+        account._expectations[name] = item
+        if item["because"]:
+            account.say(account.style(f"  ? {name}: not predicted: {visible(item['because'])}", "unknown"))
+        else:
+            account.say(f"  · {name:<24} {item['of']} {_prediction(item)}")
+
+
+def _prediction(item: Mapping[str, Any]) -> str:
+    predicted = item["predicted"]
+    if isinstance(predicted, Mapping):
+        return ", ".join(f"{bound.replace('_', ' ')} {as_text(value)}" for bound, value in predicted.items())
+    return as_text(predicted) + (f" ± {item['tolerance']}" if item["tolerance"] else "")
+
+
+def _expectation(account: Account, data: Mapping[str, Any]) -> None:
+    item = account._expectations.get(data["name"], {})
+    verdict = data["verdict"]
+    predicted = _prediction(item) if item and not item["because"] else "nothing"
+    mark = account.style(f"  {_MARKS[verdict]} {data['name']:<24} {verdict}", verdict)
+    account.say(f"{mark}   predicted {predicted}, actual {as_text(data['actual'])}")
+    if verdict == "unknown":
+        account.say(f"      {visible(data['because'])}")
+    if data.get("message"):
+        account.say(f"      {visible(data['message'])}")
+
+
+def _started(account: Account, data: Mapping[str, Any]) -> None:
+    again = f" (attempt {data['attempt']})" if data["attempt"] > 1 else ""
+    account.say(f"  ▶ {data['step']}{again}: {visible(brief(data['what'], 160)[1:-1])}")
+
+
+def _ended(account: Account, data: Mapping[str, Any]) -> None:
+    if data["because"]:
+        account.say(account.style(f"    attempt {data['attempt']}: {visible(data['because'])}", "warning"))
+    if data.get("left"):
+        account.say(f"    still running: pid {', '.join(map(str, data['left']))}")
+
+
+def _step(account: Account, data: Mapping[str, Any]) -> None:
+    verdict = data["verdict"]
+    mark = account.style(f"  {_MARKS[verdict]} {data['step']:<16} {verdict}", verdict)
+    reason = f"   {visible(data['because'])}" if data["because"] else ""
+    account.say(f"{mark}   {duration_text(float(data['duration']))}{reason}")
+    if data.get("message"):
+        account.say(f"      {visible(data['message'])}")
+
+
+def _trouble(account: Account, data: Mapping[str, Any]) -> None:
+    if data.get("because"):
+        account.say(account.style(f"  ! {visible(data['because'])}", "warning"))
+
+
+_SHOW: dict[str, Callable[[Account, Mapping[str, Any]], None]] = {
+    "run.opened": _opened,
+    "circumstances.noted": _noted,
+    "stage.entered": _stage,
+    "snapshot.measured": _snapshot,
+    "check.judged": _check,
+    "predictions.registered": _predicted,
+    "expectation.judged": _expectation,
+    "step.started": _started,
+    "step.ended": _ended,
+    "step.judged": _step,
+    "audit.row": _trouble,
+    "run.halted": _trouble,
+    "run.cancelled": _trouble,
+}

@@ -1,0 +1,59 @@
+"""The one funnel from exceptions to exit codes. Nothing that a user can cause ends in a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import click
+
+from runbook import __version__
+from runbook.cli.account import problem_text
+from runbook.language.problems import InvalidRunbook, RunbookError
+
+INVALID, ERRORED, LOCKED, CANCELLED = 5, 6, 7, 130
+
+
+def exit_code(error: BaseException) -> int:
+    """The documented exit code for an exception of ours."""
+    if isinstance(error, InvalidRunbook):
+        return INVALID
+    return LOCKED if type(error).__name__ == "Locked" else ERRORED
+
+
+def tell(error: RunbookError) -> None:
+    """What went wrong, on stderr, for people."""
+    if isinstance(error, InvalidRunbook):
+        for problem in error.problems:
+            click.echo(problem_text(problem), err=True)
+        count = len(error.problems)
+        click.echo(f"{count} problem{'s' if count != 1 else ''}", err=True)
+        return
+    click.echo(f"error: {error}", err=True)
+    if type(error).__name__ == "Locked":
+        click.echo("  wait for it to end, or look at it: runbook show last", err=True)
+
+
+@contextmanager
+def funnel() -> Iterator[None]:
+    """Exceptions become messages and exit codes; a fault of our own is reported with what a maintainer needs."""
+    try:
+        yield
+    except RunbookError as error:
+        tell(error)
+        sys.exit(exit_code(error))
+    except BrokenPipeError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ERRORED)
+    except KeyboardInterrupt:
+        sys.exit(CANCELLED)
+    except (click.exceptions.Exit, click.ClickException, click.Abort):
+        raise
+    except Exception:  # the last resort: a fault of this program, told in full so that it can be mended
+        click.echo(f"error: a fault in runbook {__version__}, not in your runbook. Please report this:", err=True)
+        click.echo(traceback.format_exc(), err=True)
+        sys.exit(ERRORED)

@@ -1,0 +1,68 @@
+"""Which file is meant, and which params were given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from runbook.language.load import param_value
+from runbook.language.model import Runbook
+from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_ENDINGS = ("", ".yaml", ".yml")
+
+
+def runbook_file(name: str) -> str:
+    """The path that `name` means: itself, or a runbook of that name in runbooks/. Raises InvalidRunbook."""
+    given = Path(name)
+    folders = [Path()] if given.is_absolute() else [Path(), Path("runbooks")]
+    for folder in folders:
+        for ending in _ENDINGS:
+            path = folder / f"{name}{ending}"
+            if path.exists() and not path.is_dir():
+                return str(path)
+    known = sorted(path.stem for path in Path("runbooks").glob("*.y*ml"))
+    raise InvalidRunbook(
+        [
+            Problem(
+                name,
+                0,
+                0,
+                "",
+                "there is no such file, nor a runbook of that name in runbooks/",
+                did_you_mean(given.stem, known),
+            )
+        ]
+    )
+
+
+def params_options(command: Command) -> Command:
+    """`-p NAME=VALUE` and `--params-file`."""
+    command = click.option(
+        "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A param; the value is a YAML scalar."
+    )(command)
+    return click.option(
+        "--params-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="A YAML mapping of params; -p goes before it.",
+    )(command)
+
+
+def given_params(runbook: Runbook, params: tuple[str, ...], file: Path | None) -> Mapping[str, Any]:
+    """The params that were given, by name. Raises InvalidRunbook or a usage error."""
+    found: dict[str, Any] = {}
+    if file is not None:
+        from runbook.language.document import read_document
+
+        found.update(read_document(file, str(file)).data)
+    for text in params:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"-p {text}: write -p NAME=VALUE")
+        found[name] = param_value(runbook, name, value)
+    return found

@@ -1,0 +1,49 @@
+"""The command line: its commands, each in a file of its own that is imported when it is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from runbook import __version__
+from runbook.cli.errors import funnel
+
+COMMANDS = {
+    "exec": "Run a runbook: predict, run, measure, judge, record, report.",
+    "validate": "Look for problems in runbooks, without running anything.",
+    "check": "Ask the preflight alone, read-only.",
+    "new": "Write a commented runbook to start from.",
+    "show": "Show a run: its run log, or its record.",
+    "audit": "The audit in the database.",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command when it is asked for, so that help and validation stay quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"runbook.cli.{cmd_name}_command").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        with funnel():
+            return super().invoke(ctx)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="runbook")
+def main() -> None:
+    """Reproducible experiment runbooks for database-backed workflows.
+
+    FILE is a path, or the name of a runbook in runbooks/.
+    """

@@ -1,0 +1,22 @@
+"""`runbook show`: one run, from its journal."""
+
+from __future__ import annotations
+
+import click
+
+from runbook.cli.documents import print_document
+
+
+@click.command("show", short_help="Show a run.")
+@click.argument("run", default="last")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as one JSON document.")
+def command(run: str, as_json: bool) -> None:
+    """Show RUN (an id, a unique beginning of one, or `last`) as its run log."""
+    from runbook.operate.runs import find_run, record_of
+    from runbook.records.runlog import run_log
+
+    record = record_of(find_run(run))
+    if as_json:
+        print_document(record)
+    else:
+        click.echo(run_log(record), nl=False)

@@ -1,0 +1,182 @@
+"""The read-only guard: what a check may ask of a server, and how the server itself enforces it.
+
+One REPEATABLE READ, READ ONLY transaction, pinned by a first statement so that its mode cannot change; one statement a message (the
+extended protocol); each between a savepoint and its rollback; the transaction's state looked at after each, and at the end the
+server asked whether anything was written. A superuser can leave this guard, and `enforced` says so.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple
+
+from psycopg import ProgrammingError, capabilities, pq
+
+from runbook.database.connect import Connection, ServerError, bound, connect, translated
+
+MAX_ROWS = 10_000
+LOCK_TIMEOUT_MS = 10_000
+_CHUNK = 1000
+_OPEN = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
+
+
+class Rows(NamedTuple):
+    """What a query gives: column names, rows, and how many rows were left unread beyond the cap (at least)."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+    dropped: int
+
+
+def enforced(connection: Connection) -> bool:
+    """Whether the server binds this connection's role to the guard: not where it is a superuser."""
+    return connection.info.parameter_status("is_superuser") != "on"
+
+
+class Snapshot:
+    """One guarded transaction on one connection; all its queries see the same moment."""
+
+    def __init__(self, connection: Connection, timeout: float) -> None:
+        self._connection = connection
+        self._timeout = timeout
+        self._savepoint = f"check_{secrets.token_hex(8)}"
+        self._broken = ""
+        with translated():
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            connection.execute(
+                "SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true),"
+                " set_config('idle_in_transaction_session_timeout', '0', true)",
+                [str(int(timeout * 1000)), str(LOCK_TIMEOUT_MS)],
+            )
+            connection.execute(f"SAVEPOINT {self._savepoint}")
+
+    def query(self, statement: str, values: tuple[Any, ...], timeout: float) -> Rows:
+        """Runs one statement read-only. Raises ServerError."""
+        if self._broken:
+            raise ServerError(f"not asked: an earlier statement {self._broken}")
+        try:
+            with translated():
+                if timeout != self._timeout:
+                    self._connection.execute(f"SET LOCAL statement_timeout = {int(timeout * 1000)}")
+                rows = self._stream(statement, bound(values))
+        except ServerError:
+            self._undo()
+            raise
+        self._undo()
+        if self._broken:
+            raise ServerError(f"the statement {self._broken}")
+        return rows
+
+    def _stream(self, statement: str, values: list[Any]) -> Rows:
+        rows: list[tuple[Any, ...]] = []
+        cursor = self._connection.cursor()
+        size = _CHUNK if capabilities.has_stream_chunked() else 1
+        stream: Any = cursor.stream(statement, values, size=size)
+        dropped = 0
+        with closing(stream):
+            for row in _rows(stream):
+                if len(rows) == MAX_ROWS:
+                    dropped = 1
+                    break
+                rows.append(row)
+        description = cursor.description or []
+        return Rows([column.name for column in description], rows, dropped)
+
+    def _undo(self) -> None:
+        """Back to the savepoint, so that nothing a statement set can reach the next one."""
+        if self._connection.info.transaction_status not in _OPEN:
+            self._broken = "ended the read-only transaction that all checks share"
+            return
+        try:
+            with translated():
+                self._connection.execute(f"ROLLBACK TO SAVEPOINT {self._savepoint}")
+        except ServerError:
+            self._broken = "left the savepoint that was set around it"
+
+    def end(self) -> None:
+        """Ends the transaction without a trace. Raises ServerError if anything had been written."""
+        if self._connection.closed:
+            raise ServerError("the connection was lost", lost=True)
+        with translated():
+            row = None
+            if not self._broken:
+                row = self._connection.execute("SELECT txid_current_if_assigned()").fetchone()
+            self._connection.execute("ROLLBACK")
+            self._connection.execute("DISCARD ALL")
+        if row is not None and row[0] is not None:
+            raise ServerError("a check wrote to the database (a transaction id was assigned); it was rolled back")
+
+
+def _rows(stream: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    try:
+        yield from stream
+    except ProgrammingError as error:
+        if error.diag.sqlstate is None and "result" in str(error):
+            raise ServerError("the statement gives no rows: a check asks, it does not set or change") from None
+        raise
+
+
+class Snapshots:
+    """Guarded transactions on the connections that checks use, each begun at its first query."""
+
+    def __init__(
+        self,
+        urls: Callable[[str], str],
+        application: str,
+        timeout: float,
+        opened: Callable[[str, Connection], None],
+        interrupt: Callable[[Callable[[], None] | None], None],
+    ) -> None:
+        self._urls, self._application, self._timeout = urls, application, timeout
+        self._opened, self._interrupt = opened, interrupt
+        self._connections: dict[str, Connection] = {}
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[str, str, tuple[Any, ...], float], Rows]]:
+        """A query function (connection name, statement, values, seconds) over one snapshot of each server."""
+        begun: dict[str, Snapshot] = {}
+
+        def query(name: str, statement: str, values: tuple[Any, ...], timeout: float) -> Rows:
+            if name not in begun:
+                begun[name] = self._begin(name)
+            self._interrupt(self._connections[name].cancel)
+            try:
+                return begun[name].query(statement, values, timeout)
+            finally:
+                self._interrupt(None)
+
+        try:
+            yield query
+        finally:
+            self._end(begun)
+
+    def _begin(self, name: str) -> Snapshot:
+        known = self._connections.get(name)
+        if known is not None and not known.closed:
+            try:
+                return Snapshot(known, self._timeout)
+            except ServerError as error:
+                if not error.lost:
+                    raise
+                known.close()
+        connection = self._connections[name] = connect(self._urls(name), self._application)
+        self._opened(name, connection)
+        return Snapshot(connection, self._timeout)
+
+    def _end(self, begun: dict[str, Snapshot]) -> None:
+        failure = None
+        for name, snapshot in begun.items():
+            try:
+                snapshot.end()
+            except ServerError as error:
+                self._connections.pop(name).close()
+                failure = error
+        if failure is not None and not failure.lost:
+            raise failure
+
+    def close(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()

@@ -1,0 +1,92 @@
+"""What the engine asks of the world, as plain callables, and the answers it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, Protocol
+
+from runbook.language.expressions import EvaluationError, Scope
+from runbook.language.model import Probe, Sql, Step
+from runbook.language.problems import RunbookError
+
+
+class CannotTell(RunbookError):
+    """Something could not be measured: a server is away, a query fails, a file is not there."""
+
+
+UNMEASURABLE = (CannotTell, EvaluationError)
+
+
+class Answer(NamedTuple):
+    """What a probe found. `names` stand beside `result` in expressions (json, status, exit_code…).
+
+    `trouble` says why this may be no answer at all (HTTP 500, exit code 3); an expectation that names `excuse` accepts it.
+    `dropped` counts the rows that were not read.
+    """
+
+    result: Any
+    names: Mapping[str, Any] = {}
+    trouble: str = ""
+    excuse: str = ""
+    dropped: int = 0
+
+
+class Acted(NamedTuple):
+    """How one attempt of a step ended. `facts` are what `steps.<name>` knows; `because` says why it failed."""
+
+    facts: Mapping[str, Any]
+    because: str = ""
+    excuse: str = ""
+    cancelled: bool = False
+
+
+class Prepared(NamedTuple):
+    """An attempt that is ready: what will be done, for people, and the act itself."""
+
+    what: str
+    go: Callable[[], Acted]
+
+
+class Confirmation(NamedTuple):
+    """What became of the closing record: its chain's head where it is confirmed, else the reason."""
+
+    status: Literal["confirmed", "pending", "failed", "disabled"]
+    head: str = ""
+    because: str = ""
+
+
+class Read(Protocol):
+    """Reads one probe over a scope, within a time limit in seconds. Raises CannotTell or EvaluationError."""
+
+    def __call__(self, probe: Probe, scope: Scope, timeout: float) -> Answer: ...
+
+
+class Ports(NamedTuple):
+    """The world. `emit` comes first: an event is recorded before the effect that it announces."""
+
+    emit: Callable[[str, dict[str, Any]], None]
+    snapshot: Callable[[], AbstractContextManager[Read]]
+    prepare: Callable[[Step, Scope, float], Prepared]
+    audit_started: Callable[[Sql, Scope], Any]
+    finish: Callable[[Sql | None, Scope], Confirmation]
+    settle: Callable[[], str]
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], None]
+    cancelled: Callable[[], str | None]
+
+
+class Inputs(NamedTuple):
+    """What is given to a run. `overrides` maps a preflight check to the reason for going past it."""
+
+    params: Mapping[str, Any]
+    secrets: Mapping[str, str]
+    id: str
+    stamp: str
+    started_at: datetime
+    operator: str
+    title: str
+    strict: bool = False
+    overrides: Mapping[str, str] = {}

@@ -1,0 +1,277 @@
+"""The record of one run, folded from its events. Whatever is reported of a run is a function of this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypedDict
+
+from runbook.engine.judge import EXIT_CODES, difference
+
+
+class Event(NamedTuple):
+    """One fact. `seq` counts from 1 within the run; `at` is UTC in ISO 8601, by the clock of the run."""
+
+    seq: int
+    at: str
+    kind: str
+    data: dict[str, Any]
+
+
+class RunDoc(TypedDict, total=False):
+    """`run` of the record."""
+
+    id: str
+    runbook: str
+    title: str
+    hypothesis: str
+    verdict: str | None
+    exit_code: int | None
+    started_at: str
+    finished_at: str | None
+    duration: Any
+    operator: str
+    dry_run: bool
+    strict: bool
+    because: str
+    audit: str
+    stage: str
+
+
+class CheckDoc(TypedDict, total=False):
+    """One check; `result` is what was measured, `because` names the values that made it miss."""
+
+    verdict: str
+    result: Any
+    expect: Any
+    message: str | None
+    because: str
+    severity: str
+    description: str
+    section: str
+    remedy: str
+    duration: Any
+    attempts: int
+    dropped: int
+    overridden: str
+
+
+class ExpectationDoc(TypedDict, total=False):
+    """One expectation; `actual` is the same quantity as `predicted`, which `of` names (delta or after)."""
+
+    of: str
+    predicted: Any
+    actual: Any
+    tolerance: str | None
+    verdict: str | None
+    because: str
+    severity: str
+    message: str | None
+
+
+class StepDoc(TypedDict, total=False):
+    """One step; `tries` has its attempts one by one."""
+
+    stage: str
+    verdict: str | None
+    exit_code: int | None
+    rowcount: int | None
+    duration: Any
+    attempts: int
+    because: str
+    message: str | None
+    what: str
+    description: str
+    tries: list[dict[str, Any]]
+    expectations: dict[str, ExpectationDoc]
+
+
+class Record(TypedDict):
+    """The whole record, as `--json` prints it."""
+
+    run: RunDoc
+    params: dict[str, Any]
+    before: dict[str, dict[str, Any]]
+    after: dict[str, dict[str, Any]]
+    delta: dict[str, dict[str, Any]]
+    unmeasured: dict[str, str]
+    preflight: dict[str, CheckDoc]
+    expectations: dict[str, ExpectationDoc]
+    steps: dict[str, StepDoc]
+    postconditions: dict[str, CheckDoc]
+    audit: dict[str, Any]
+    circumstances: dict[str, Any]
+    declared: dict[str, Any]
+    labels: dict[str, dict[str, str]]
+    notes: list[str]
+    problems: list[dict[str, Any]]
+    report: str | None
+    journal: str | None
+
+
+def empty_record() -> Record:
+    """A record of nothing yet."""
+    return {
+        "run": {"verdict": None, "exit_code": None, "finished_at": None, "duration": None, "dry_run": False},
+        "params": {},
+        "before": {},
+        "after": {},
+        "delta": {},
+        "unmeasured": {},
+        "preflight": {},
+        "expectations": {},
+        "steps": {},
+        "postconditions": {},
+        "audit": {},
+        "circumstances": {},
+        "declared": {},
+        "labels": {},
+        "notes": [],
+        "problems": [],
+        "report": None,
+        "journal": None,
+    }
+
+
+def fold(events: Iterable[Event]) -> Record:
+    """The record that the events tell."""
+    record = empty_record()
+    for event in events:
+        apply(record, event)
+    return record
+
+
+def apply(record: Record, event: Event) -> None:
+    """Adds one event to the record. Kinds that only time matters for leave it as it is."""
+    handler = _APPLY.get(event.kind)
+    if handler is not None:
+        handler(record, event.data)
+
+
+Data = Mapping[str, Any]
+
+
+def _opened(record: Record, data: Data) -> None:
+    record["run"].update(data["run"])
+    record["params"] = data["params"]
+    record["circumstances"] = data["circumstances"]
+    record["labels"] = data["labels"]
+    record["notes"] = [data["note"]] if data.get("note") else []
+    record["journal"] = data["journal"]
+    declared = data["declared"]
+    blank: Any = {"verdict": None, "exit_code": None, "duration": None, "attempts": 0}
+    steps: Any = {name: {**step, **blank, "tries": []} for name, step in declared["steps"].items()}
+    record["steps"] = steps
+    record["declared"] = {key: declared[key] for key in ("preflight", "postconditions")}
+
+
+def _stage(record: Record, data: Data) -> None:
+    record["run"]["stage"] = data["stage"]
+
+
+def _snapshot(record: Record, data: Data) -> None:
+    which = data["which"]
+    record["unmeasured"].update({f"{which}.{state}": why for state, why in data["errors"].items()})
+    if which == "before":
+        record["before"] = data["state"]
+    elif which == "after":
+        record["after"] = data["state"]
+        record["delta"] = difference(record["before"], record["after"])
+
+
+def _check(record: Record, data: Data) -> None:
+    section, name = data["section"], data["name"]
+    known = record["declared"][section].get(name, {})
+    facts: Any = {key: value for key, value in data.items() if key not in ("section", "name")}
+    target: Any = record["preflight"] if section == "preflight" else record["postconditions"]
+    target[name] = {**known, **facts}
+
+
+def _predicted(record: Record, data: Data) -> None:
+    blank = {"actual": None, "verdict": None, "message": None}
+    found: dict[str, Any] = {name: {**item, **blank} for name, item in data["expectations"].items()}
+    if "step" in data:
+        record["steps"][data["step"]]["expectations"] = found
+    else:
+        record["expectations"] = found
+
+
+def _expectation(record: Record, data: Data) -> None:
+    owner = record["steps"][data["step"]]["expectations"] if "step" in data else record["expectations"]
+    for key in ("verdict", "actual", "because", "message"):
+        owner[data["name"]][key] = data[key]
+
+
+def _audit_row(record: Record, data: Data) -> None:
+    record["audit"][data["row"]] = data.get("value")
+    if "because" in data:
+        record["audit"][f"{data['row']}_because"] = data["because"]
+
+
+def _step_started(record: Record, data: Data) -> None:
+    record["steps"][data["step"]]["what"] = data["what"]
+    record["steps"][data["step"]]["tries"].append({"attempt": data["attempt"]})
+
+
+def _step_ended(record: Record, data: Data) -> None:
+    step = record["steps"][data["step"]]
+    facts = {key: value for key, value in data.items() if key not in ("step", "stage")}
+    tries = step["tries"]
+    if tries and tries[-1]["attempt"] == facts["attempt"]:
+        tries[-1] = facts
+    else:
+        tries.append(facts)
+    step["attempts"] = len(tries)
+
+
+def _step_judged(record: Record, data: Data) -> None:
+    facts: Any = {key: value for key, value in data.items() if key != "step"}
+    record["steps"][data["step"]].update(facts)
+
+
+def _finished(record: Record, data: Data) -> None:
+    facts: Any = {key: data[key] for key in ("verdict", "exit_code", "finished_at", "duration", "because")}
+    record["run"].update(facts)
+    for expectation in record["expectations"].values():
+        if expectation["verdict"] is None:
+            expectation["verdict"] = "unknown"
+            expectation["because"] = expectation["because"] or "no step was started, so nothing was measured afterwards"
+
+
+def _audit_closed(record: Record, data: Data) -> None:
+    record["audit"].update(data)
+    record["run"]["audit"] = data["status"]
+    if data["status"] in ("pending", "failed") and record["run"]["verdict"] == "passed":
+        record["run"]["verdict"] = "errored"
+        record["run"]["exit_code"] = EXIT_CODES["errored"]
+        record["run"]["because"] = f"the audit is not confirmed: {data['because']}"
+
+
+def _circumstances(record: Record, data: Data) -> None:
+    record["circumstances"].update(data)
+
+
+def _report(record: Record, data: Data) -> None:
+    record["report"] = data["path"]
+
+
+def _note(record: Record, data: Data) -> None:
+    record["notes"].append(data["text"])
+
+
+_APPLY: dict[str, Callable[[Record, Data], None]] = {
+    "run.opened": _opened,
+    "stage.entered": _stage,
+    "snapshot.measured": _snapshot,
+    "check.judged": _check,
+    "predictions.registered": _predicted,
+    "expectation.judged": _expectation,
+    "audit.row": _audit_row,
+    "step.started": _step_started,
+    "step.ended": _step_ended,
+    "step.judged": _step_judged,
+    "run.finished": _finished,
+    "audit.closed": _audit_closed,
+    "circumstances.noted": _circumstances,
+    "report.written": _report,
+    "note.added": _note,
+}

@@ -1,0 +1,302 @@
+"""From a document of the right shape to a Runbook: cross-references, defaults, and everything that shape alone cannot say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+from runbook.language import model
+from runbook.language.document import Document, Where
+from runbook.language.fields import Fields, seconds
+from runbook.language.names import PROBE_NAMES, Shape
+from runbook.language.problems import Problem, did_you_mean
+from runbook.language.schema import param_errors
+
+DEFAULT_REPORT = "logs/{{ runbook.name }}_{{ run.stamp }}.md"
+CHECK_TIMEOUT = 60.0
+STEP_TIMEOUT = 24 * 3600.0
+_PROBES = ("sql", "http", "command", "file")
+_ACTIONS = ("command", "shell", "sql", "http")
+
+
+def build(document: Document, path: Path) -> tuple[model.Runbook, list[Problem]]:
+    """The Runbook that `document` describes, and all that is wrong with it; with problems it must not be run."""
+    fields = Fields(document, path.parent)
+    data = document.data
+    _check_params(fields)
+    _check_step_names(fields)
+    start = fields.names("start")
+    report = data.get("report") or {}
+    runbook = model.Runbook(
+        document=document,
+        path=path,
+        name=data["name"],
+        title=fields.template(("title",), data.get("title", data["name"]), {**start, "runbook": {"name": None}}),
+        hypothesis=data.get("hypothesis", ""),
+        params=data.get("params") or {},
+        connections=_connections(fields),
+        secrets={name: item["env"] for name, item in (data.get("secrets") or {}).items()},
+        lock=fields.template(("lock",), data.get("lock", data["name"]), fields.names("lock")),
+        state=tuple(_state(fields, name, item) for name, item in (data.get("state") or {}).items()),
+        preflight=_checks(fields, "preflight"),
+        expectations=_expectations(fields, (), data, fields.names("predictions")),
+        steps=_steps(fields, "steps"),
+        postconditions=_checks(fields, "postconditions"),
+        on_failure=_steps(fields, "on_failure"),
+        finally_=_steps(fields, "finally"),
+        report_path=fields.template(("report", "path"), report.get("path", DEFAULT_REPORT), start),
+        report_template=_report_template(fields, report),
+        audit=_audit(fields),
+        remedies={name: _remedy(fields, name, item) for name, item in (data.get("remedies") or {}).items()},
+        timeout=seconds(data["timeout"]) if "timeout" in data else None,
+        sha256=document.sha256,
+        files=fields.files,
+    )
+    return runbook, fields.problems
+
+
+def _check_params(fields: Fields) -> None:
+    params: Mapping[str, Mapping[str, Any]] = fields.data.get("params") or {}
+    for name, schema in params.items():
+        if "pattern" in schema:
+            try:
+                re.compile(schema["pattern"])
+            except (re.error, RecursionError, OverflowError) as error:
+                fields.wrong(("params", name, "pattern"), f"not a regular expression: {error}")
+                return
+    defaults = {name: schema["default"] for name, schema in params.items() if "default" in schema}
+    for name, message in param_errors(params, defaults).items():
+        fields.wrong(("params", name, "default"), message, "the default must fit its own schema")
+
+
+def _check_step_names(fields: Fields) -> None:
+    seen: dict[str, str] = {}
+    for stage in ("steps", "on_failure", "finally"):
+        for name in fields.data.get(stage) or {}:
+            if name in seen:
+                fields.wrong(
+                    (stage, name),
+                    f"a step `{name}` stands in {seen[name]} already",
+                    "give it a name of its own",
+                    at="key",
+                )
+            seen[name] = stage
+
+
+def _connections(fields: Fields) -> dict[str, model.Connection]:
+    found = {}
+    for name, item in (fields.data.get("connections") or {}).items():
+        where: Where = ("connections", name)
+        kind, env = item["type"], item.get("env", "")
+        for key in ("embedded", "read_env") if kind == "http" else ():
+            if key in item:
+                fields.wrong((*where, key), f"`{key}` is for postgres connections", at="key")
+        if not (env or item.get("default") or "embedded" in item):
+            fields.wrong(where, "nothing says where the server is", "env: DATABASE_URL", at="key")
+        scripts = []
+        for index, text in enumerate(item.get("embedded") or []):
+            scripts.append(fields.folder / text)
+            if not scripts[-1].is_file():
+                fields.wrong(
+                    (*where, "embedded", index),
+                    f"there is no file {scripts[-1]}",
+                    "paths are relative to the runbook's folder",
+                )
+        embedded = tuple(scripts) if "embedded" in item else None
+        found[name] = model.Connection(
+            name, kind, env, item.get("default", ""), embedded, item.get("read_env", ""), item.get("protected", False)
+        )
+    return found
+
+
+def _state(fields: Fields, name: str, item: Mapping[str, Any]) -> model.State:
+    where: Where = ("state", name)
+    kind = fields.kinds(where, item, _PROBES, needed=True)
+    return model.State(
+        name,
+        where,
+        fields.probe(where, {**item, "returns": "row"}, kind, "start"),
+        fields.select(where, item, kind, "start"),
+        item.get("labels") or {},
+        seconds(item["timeout"]) if "timeout" in item else CHECK_TIMEOUT,
+    )
+
+
+def _checks(fields: Fields, section: Literal["preflight", "postconditions"]) -> tuple[model.Check, ...]:
+    return tuple(_check(fields, section, name, item) for name, item in (fields.data.get(section) or {}).items())
+
+
+def _check(
+    fields: Fields, section: Literal["preflight", "postconditions"], name: str, item: Mapping[str, Any]
+) -> model.Check:
+    where: Where = (section, name)
+    kind = fields.kinds(where, item, _PROBES, needed=False)
+    if not kind and "expect" not in item:
+        fields.wrong(where, "a check needs a probe or an `expect`", "add sql:, http:, command: or file:", at="key")
+    if "until" in item and "expect" not in item:
+        fields.wrong((*where, "until"), "`until` asks again until `expect` holds, and there is no `expect`", at="key")
+    remedy = item.get("remedy", "")
+    declared = fields.data.get("remedies") or {}
+    if remedy and remedy not in declared:
+        fields.wrong(
+            (*where, "remedy"),
+            f"there is no remedy `{remedy}`",
+            did_you_mean(remedy, declared) or "declare it under remedies:",
+        )
+    shape = fields.names(section, *(("result",) if kind else ()), *PROBE_NAMES.get(kind, ()))
+    until = item.get("until")
+    return model.Check(
+        name=name,
+        section=section,
+        where=where,
+        description=item.get("description", ""),
+        probe=fields.probe(where, item, kind, section) if kind else None,
+        select=fields.select(where, item, kind, section) if kind else None,
+        expect=fields.conditions(where, item, shape),
+        message=fields.message(where, item, shape),
+        severity=item.get("severity", "error"),
+        when=fields.optional(where, item, "when", fields.names(section)),
+        until=model.Until(seconds(until.get("every", "1s")), seconds(until["timeout"])) if until else None,
+        remedy=remedy,
+        heading=item.get("section", ""),
+        timeout=seconds(item["timeout"]) if "timeout" in item else CHECK_TIMEOUT,
+    )
+
+
+def _expectations(
+    fields: Fields, where: Where, owner: Mapping[str, Any], shape: Shape
+) -> tuple[model.Expectation, ...]:
+    place = (*where, "expectations")
+    return tuple(
+        _expectation(fields, (*place, metric), metric, item, shape)
+        for metric, item in (owner.get("expectations") or {}).items()
+    )
+
+
+def _expectation(fields: Fields, where: Where, name: str, item: Mapping[str, Any], shape: Shape) -> model.Expectation:
+    state, _, metric = name.partition(".")
+    _check_metric(fields, where, state, metric)
+    bounds: Mapping[str, Any] = item["after"] if isinstance(item.get("after"), dict) else item
+    forms = [key for key in ("delta", "after") if key in item] + ["bounds"] * bool({"at_least", "at_most"} & set(item))
+    if len(forms) != 1:
+        hint = "give one of delta, after, or at_least and at_most"
+        fields.wrong(
+            where,
+            "says nothing to judge" if not forms else f"`{forms[0]}` and {forms[1]} exclude each other",
+            hint,
+            at="key",
+        )
+    exact = forms[:1] in (["delta"], ["after"]) and bounds is item
+    if bounds is not item and not bounds:
+        fields.wrong((*where, "after"), "says nothing to judge", "at_least: or at_most:", at="key")
+    if "tolerance" in item and not exact:
+        fields.wrong((*where, "tolerance"), "bounds take no tolerance", "leave it out, or predict one number", at="key")
+    place = where if bounds is item else (*where, "after")
+    return model.Expectation(
+        state=state,
+        metric=metric,
+        where=where,
+        of="after" if "after" in item else "delta",
+        predicted=fields.optional(where, item, forms[0], shape) if exact else None,
+        at_least=fields.optional(place, bounds, "at_least", shape),
+        at_most=fields.optional(place, bounds, "at_most", shape),
+        tolerance=_tolerance(item["tolerance"]) if "tolerance" in item else None,
+        severity=item.get("severity", "error"),
+        message=fields.message(where, item, {**fields.names("postconditions"), "predicted": None, "actual": None}),
+        description=item.get("description", ""),
+    )
+
+
+def _check_metric(fields: Fields, where: Where, state: str, metric: str) -> None:
+    if state not in fields.metrics:
+        hint = did_you_mean(state, fields.metrics) or "declare it under state:"
+        fields.wrong(where, f"no state `{state}` is measured", hint, at="key")
+        return
+    columns = fields.metrics[state]
+    if columns is not None and metric not in columns:
+        hint = did_you_mean(metric, columns)
+        if hint.startswith("did you mean"):
+            hint = f"did you mean `{state}.{hint.split('`')[1]}`?"
+        fields.wrong(where, f"state `{state}` does not measure `{metric}`", hint, at="key")
+
+
+def _tolerance(value: Any) -> model.Tolerance:
+    text = str(value).strip()
+    return model.Tolerance(Decimal(text.rstrip("% ")), text.endswith("%"))
+
+
+def _steps(fields: Fields, stage: model.Stage) -> tuple[model.Step, ...]:
+    return tuple(_step(fields, stage, name, item) for name, item in (fields.data.get(stage) or {}).items())
+
+
+def _step(fields: Fields, stage: model.Stage, name: str, item: Mapping[str, Any]) -> model.Step:
+    where: Where = (stage, name)
+    kind = fields.kinds(where, item, _ACTIONS, needed=True)
+    known = "steps" if stage == "steps" else "aftermath"
+    names = PROBE_NAMES["command" if kind == "shell" else kind] if kind else ()
+    shape = fields.names(known, "result", "rowcount", *names)
+    retry = item.get("retry") or {"attempts": 1}
+    if kind == "sql":
+        action: model.Action = fields.sql(where, item, fields.names(known, secrets=True), single=False)
+    elif kind == "http":
+        action = fields.request((*where, "http"), item["http"], known)
+    else:
+        action = fields.command(where, item, known)
+    return model.Step(
+        name=name,
+        stage=stage,
+        where=where,
+        description=item.get("description", ""),
+        action=action,
+        timeout=seconds(item["timeout"]) if "timeout" in item else STEP_TIMEOUT,
+        retry=model.Retry(retry["attempts"], seconds(retry.get("delay", "1s")), float(retry.get("backoff", 1))),
+        when=fields.optional(where, item, "when", fields.names(known)),
+        expect=fields.conditions(where, item, shape),
+        message=fields.message(where, item, shape),
+        expectations=_expectations(fields, where, item, fields.names(known)),
+    )
+
+
+def _report_template(fields: Fields, report: Mapping[str, Any]) -> Path | None:
+    if "template" not in report:
+        return None
+    path: Path = fields.folder / report["template"]
+    if not path.is_file():
+        fields.wrong(("report", "template"), f"there is no file {path}", "paths are relative to the runbook's folder")
+    return path
+
+
+def _audit(fields: Fields) -> model.AuditRows:
+    audit = fields.data.get("audit") or {}
+    known = fields.connections("postgres")
+    connection = audit.get("connection", known[0] if known else "")
+    if connection and connection not in known:
+        fields.wrong(
+            ("audit", "connection"), f"`{connection}` is not a postgres connection", did_you_mean(connection, known)
+        )
+    rows = {}
+    for key, stage in (("started", "audit.started"), ("finished", "end")):
+        if key not in audit:
+            continue
+        where: Where = ("audit", key)
+        if not known:
+            fields.wrong(where, "rows of your own need a postgres connection, and none is declared", at="key")
+            continue
+        shape = fields.names(stage, secrets=True)
+        rows[key] = fields.sql(where, {**audit[key], "connection": connection}, shape, single=False)
+    enabled = audit.get("enabled", True)
+    if not enabled and rows:
+        fields.wrong(("audit", "enabled"), "the audit is off, and rows of your own are given", "leave one of them out")
+    return model.AuditRows(enabled, connection, rows.get("started"), rows.get("finished"))
+
+
+def _remedy(fields: Fields, name: str, item: Mapping[str, Any]) -> model.Remedy:
+    where: Where = ("remedies", name)
+    shape = fields.names("start")
+    find = fields.sql(where, item, shape, key="find") if "find" in item else None
+    return model.Remedy(
+        name, where, item.get("description", ""), find, fields.sql(where, item, shape), item["max_rows"]
+    )

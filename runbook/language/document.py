@@ -1,0 +1,133 @@
+"""A YAML file as plain data that remembers where everything was written."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from runbook.language.assemble import Entry, assemble
+from runbook.language.locate import index_of
+from runbook.language.problems import Problem
+from runbook.language.scalars import parse_scalar
+from runbook.language.source import Source, Span, Where, decode, dotted, read_bytes, whole_file
+
+__all__ = ["Document", "Span", "Where", "dotted", "parse_document", "parse_scalar", "read_document", "read_text"]
+
+_WORD = re.compile(r"\w+")
+
+
+class Document(NamedTuple):
+    """The data of one file (dict, list, str, int, float, bool, None) and the places of all of it.
+
+    Where a path leads nowhere, its nearest ancestor stands in for it. Values that aliases name are shared: never change them.
+    """
+
+    source: Source
+    data: Any
+    sha256: str
+    root: Entry
+
+    @property
+    def file(self) -> str:
+        """The path as the user typed it."""
+        return self.source.file
+
+    @property
+    def text(self) -> str:
+        """The text of the file, without a byte order mark."""
+        return self.source.text
+
+    def key_span(self, where: Where) -> Span:
+        """The key at `where`; of a list's item and of the whole, the value."""
+        entry, _, _ = self._walk(where)
+        return self._key(entry) or self.source.span(entry.start, entry.end)
+
+    def value_span(self, where: Where) -> Span:
+        """The value at `where`, its first line; the key where the value is empty. An alias is a value of its own."""
+        entry, _, found = self._walk(where)
+        key = self._key(entry) if not found or entry.start >= entry.end else None
+        return key or self.source.span(entry.start, entry.end)
+
+    def locate(self, where: Where, offset: int) -> tuple[int, int]:
+        """Line and column, from 1, of character `offset` of the string at `where`, which an alias may have brought there."""
+        entry, value, found = self._walk(where)
+        if not found or not isinstance(value, str):
+            return self.value_span(where)[:2]
+        if value is self.text:
+            return self.source.position(max(0, min(offset, len(value))))
+        start, end = entry.inner if isinstance(entry.inner, tuple) else (entry.start, entry.end)
+        return self.source.position(index_of(self.text, start, end, value, offset))
+
+    def problem(
+        self,
+        where: Where,
+        message: str,
+        hint: str = "",
+        *,
+        at: Literal["value", "key"] = "value",
+        offset: int | None = None,
+        width: int | None = None,
+    ) -> Problem:
+        """What is wrong at `where`, or at character `offset` of the string there; `width` is by default what stands there."""
+        if offset is not None:
+            line, column = self.locate(where, offset)
+            span = Span(line, column, self._word(line, column))
+        else:
+            span = self.key_span(where) if at == "key" else self.value_span(where)
+        return self.source.problem(span if width is None else span._replace(width=width), message, hint, where)
+
+    def _key(self, entry: Entry) -> Span | None:
+        return self.source.span(entry.key_start, entry.key_end) if entry.key_end else None
+
+    def _word(self, line: int, column: int) -> int:
+        start, end = self.source.bounds(line)
+        word = _WORD.match(self.text, start + column - 1, end)
+        return len(word.group()) if word else 1
+
+    def _walk(self, where: Where) -> tuple[Entry, Any, bool]:
+        """The entry and the value at `where`, or of the nearest ancestor and False."""
+        entry, value = self.root, self.data
+        for part in where:
+            child = _child(entry, part)
+            if child is None:
+                return entry, value, False
+            entry, value = child, value[part]
+        return entry, value, True
+
+
+def _child(entry: Entry, part: str | int) -> Entry | None:
+    inner = entry.inner
+    if isinstance(part, str):
+        return inner.get(part) if isinstance(inner, dict) else None
+    return inner[part] if isinstance(inner, list) and 0 <= part < len(inner) else None
+
+
+def read_document(path: Path, shown: str | None = None) -> Document:
+    """The runbook in the YAML file `path`, called `shown` in messages. Raises InvalidRunbook with every problem of the file."""
+    name = str(path) if shown is None else shown
+    return parse_document(read_bytes(path, name), name)
+
+
+def parse_document(text: str | bytes, shown: str) -> Document:
+    """The runbook in a YAML text that is called `shown` in messages. Raises InvalidRunbook with every problem of it."""
+    try:
+        source = decode(text, shown)
+        data, root = assemble(source)
+    except MemoryError:
+        raise whole_file(shown, "the file needs more memory than there is", "split the file") from None
+    return Document(source, data, _sha256(text), root)
+
+
+def read_text(path: Path, shown: str | None = None) -> Document:
+    """A text file, such as SQL, as a document whose data is the text itself. Raises InvalidRunbook as read_document does."""
+    name = str(path) if shown is None else shown
+    raw = read_bytes(path, name)
+    source = decode(raw, name)
+    return Document(source, source.text, _sha256(raw), Entry(0, 0, 0, len(source.text), None))
+
+
+def _sha256(text: str | bytes) -> str:
+    raw = text.encode("utf-8") if isinstance(text, str) else text
+    return hashlib.sha256(raw).hexdigest()

@@ -1,0 +1,219 @@
+"""A runbook as the rest of the program knows it: every field parsed, every duration in seconds, every default filled in."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from runbook.language.document import Document, Where
+from runbook.language.expressions import Expression
+from runbook.language.templates import ShellTemplate, SqlTemplate, Template
+
+Severity = Literal["error", "warn"]
+Returns = Literal["rows", "row", "value", "column", "map"]
+
+
+class Sql(NamedTuple):
+    """SQL to run, on the connection of that name. `file` is where it was read from, else it stands in the runbook at `where`."""
+
+    text: SqlTemplate
+    connection: str
+    returns: Returns
+    where: Where
+    file: Path | None
+
+
+class Request(NamedTuple):
+    """An HTTP request. `connection` is empty for a full URL; `body` is a template, or JSON whose strings are templates."""
+
+    method: str
+    url: Template
+    connection: str
+    headers: tuple[tuple[str, Template], ...]
+    auth: tuple[tuple[str, Expression], ...]
+    json: Any
+    body: Template | None
+
+
+class Command(NamedTuple):
+    """A program and its arguments, or a script for the shell."""
+
+    argv: tuple[Template, ...]
+    shell: ShellTemplate | None
+    env: tuple[tuple[str, Template], ...]
+    cwd: Template | None
+    stdin: Template | None
+
+
+class File(NamedTuple):
+    """A file to look at."""
+
+    path: Template
+
+
+Probe = Sql | Request | Command | File
+Action = Sql | Request | Command
+
+
+class Until(NamedTuple):
+    """Ask again every so many seconds, for so many seconds."""
+
+    every: float
+    timeout: float
+
+
+class Check(NamedTuple):
+    """A probe and what is expected of its result."""
+
+    name: str
+    section: Literal["preflight", "postconditions"]
+    where: Where
+    description: str
+    probe: Probe | None
+    select: Expression | None
+    expect: tuple[Expression, ...]
+    message: Template | None
+    severity: Severity
+    when: Expression | None
+    until: Until | None
+    remedy: str
+    heading: str
+    timeout: float
+
+    @property
+    def shown(self) -> str:
+        return f"{self.section}.{self.name}"
+
+
+class State(NamedTuple):
+    """What is measured before and after: one row of named numbers."""
+
+    name: str
+    where: Where
+    probe: Probe
+    select: Expression | None
+    labels: dict[str, str]
+    timeout: float
+
+
+class Tolerance(NamedTuple):
+    """How far the actual may be from the predicted: absolute, or a share of the predicted magnitude."""
+
+    amount: Decimal
+    percent: bool
+
+    def __str__(self) -> str:
+        return f"{self.amount}%" if self.percent else str(self.amount)
+
+
+class Expectation(NamedTuple):
+    """A predicted change (`of` is delta) or value afterwards (`of` is after) of one metric: a number, or bounds."""
+
+    state: str
+    metric: str
+    where: Where
+    of: Literal["delta", "after"]
+    predicted: Expression | None
+    at_least: Expression | None
+    at_most: Expression | None
+    tolerance: Tolerance | None
+    severity: Severity
+    message: Template | None
+    description: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.state}.{self.metric}"
+
+
+class Retry(NamedTuple):
+    """How often a step is tried, and the pauses between in seconds."""
+
+    attempts: int
+    delay: float
+    backoff: float
+
+
+Stage = Literal["steps", "on_failure", "finally"]
+
+
+class Step(NamedTuple):
+    """What acts."""
+
+    name: str
+    stage: Stage
+    where: Where
+    description: str
+    action: Action
+    timeout: float
+    retry: Retry
+    when: Expression | None
+    expect: tuple[Expression, ...]
+    message: Template | None
+    expectations: tuple[Expectation, ...]
+
+
+class Connection(NamedTuple):
+    """A declared server. `embedded` are the scripts that seed a private one, or None where there is to be none."""
+
+    name: str
+    type: Literal["postgres", "http"]
+    env: str
+    default: str
+    embedded: tuple[Path, ...] | None
+    read_env: str
+    protected: bool
+
+
+class Remedy(NamedTuple):
+    """A declared, bounded repair."""
+
+    name: str
+    where: Where
+    description: str
+    find: Sql | None
+    sql: Sql
+    max_rows: int
+
+
+class AuditRows(NamedTuple):
+    """Rows of the user's own, and where audit, lock and clock live (empty: nowhere)."""
+
+    enabled: bool
+    connection: str
+    started: Sql | None
+    finished: Sql | None
+
+
+class Runbook(NamedTuple):
+    """One runbook, checked."""
+
+    document: Document
+    path: Path
+    name: str
+    title: Template
+    hypothesis: str
+    params: dict[str, dict[str, Any]]
+    connections: dict[str, Connection]
+    secrets: dict[str, str]
+    lock: Template
+    state: tuple[State, ...]
+    preflight: tuple[Check, ...]
+    expectations: tuple[Expectation, ...]
+    steps: tuple[Step, ...]
+    postconditions: tuple[Check, ...]
+    on_failure: tuple[Step, ...]
+    finally_: tuple[Step, ...]
+    report_path: Template
+    report_template: Path | None
+    audit: AuditRows
+    remedies: dict[str, Remedy]
+    timeout: float | None
+    sha256: str
+    files: dict[str, str]
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths of what the runbook reads start from."""
+        return self.path.parent

@@ -1,0 +1,196 @@
+"""Shape: the JSON Schema is its only truth; here its errors become problems with positions, and params are judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from runbook.language.document import Document, Where
+from runbook.language.problems import Problem, did_you_mean
+from runbook.language.values import brief
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+
+
+class Misfit(NamedTuple):
+    """One place where data does not fit a schema, as jsonschema tells it."""
+
+    kind: str
+    value: Any
+    wanted: Any
+    schema: Mapping[str, Any]
+    where: Where
+    of_name: bool
+    text: str
+
+
+SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
+
+
+@lru_cache(maxsize=1)
+def runbook_schema() -> dict[str, Any]:
+    """`schemas/runbook.schema.json` as data."""
+    schema: dict[str, Any] = json.loads((SCHEMAS / "runbook.schema.json").read_text(encoding="utf-8"))
+    return schema
+
+
+@lru_cache(maxsize=1)
+def _runbook_validator() -> Draft202012Validator:
+    return _validator(runbook_schema())
+
+
+def _validator(schema: Mapping[str, Any]) -> Draft202012Validator:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+
+
+def shape_problems(document: Document) -> list[Problem]:
+    """Every place where the document is not of the schema's shape."""
+    return [
+        problem for misfit in _misfits(_runbook_validator(), document.data) for problem in _problems(document, misfit)
+    ]
+
+
+def _misfits(validator: Draft202012Validator, data: Any) -> Iterator[Misfit]:
+    for error in validator.iter_errors(data):
+        schema = error.schema if isinstance(error.schema, Mapping) else {}
+        of_name = "propertyNames" in error.absolute_schema_path
+        yield Misfit(
+            str(error.validator),
+            error.instance,
+            error.validator_value,
+            schema,
+            tuple(error.absolute_path),
+            of_name,
+            error.message,
+        )
+
+
+def param_errors(schemas: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]) -> dict[str, str]:
+    """For each param whose value its schema refuses, why."""
+    found = {}
+    for name, value in values.items():
+        messages = [_param_message(misfit) for misfit in _misfits(_validator(schemas[name]), _plain(value))]
+        if messages:
+            found[name] = "; ".join(messages)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def _param_message(misfit: Misfit) -> str:
+    value, wanted = brief(misfit.value), misfit.wanted
+    if misfit.kind == "type":
+        return f"{value} is {_kind(misfit.value)}, not {_kinds(wanted)}"
+    if misfit.kind == "enum":
+        return f"{value} is not one of {', '.join(brief(item) for item in wanted)}"
+    if misfit.kind == "pattern":
+        return f"{value} does not match {wanted}"
+    if misfit.kind == "format":
+        return f"{value} is not a {wanted}"
+    bounds = {
+        "minimum": "less than the minimum",
+        "maximum": "greater than the maximum",
+        "exclusiveMinimum": "not greater than",
+        "exclusiveMaximum": "not less than",
+        "multipleOf": "not a multiple of",
+        "minLength": "shorter than",
+        "maxLength": "longer than",
+    }
+    if misfit.kind in bounds:
+        return f"{value} is {bounds[misfit.kind]} {wanted}"
+    return misfit.text
+
+
+def _problems(document: Document, misfit: Misfit) -> Iterator[Problem]:
+    where = misfit.where
+    if misfit.kind == "additionalProperties":
+        known = misfit.schema.get("properties", {})
+        for key in (key for key in misfit.value if key not in known):
+            hint = did_you_mean(key, known) if known else ""
+            yield document.problem((*where, key), "unknown key", hint, at="key")
+        return
+    if misfit.kind == "required":
+        for key in (key for key in misfit.wanted if key not in misfit.value):
+            description = misfit.schema.get("properties", {}).get(key, {}).get("description", "")
+            yield document.problem(where, f"`{key}` is missing", description, at="key")
+        return
+    if misfit.of_name:
+        yield document.problem(
+            (*where, misfit.value), f"`{misfit.value}` cannot be a name here", _cure(misfit), at="key"
+        )
+        return
+    yield document.problem(where, _message(misfit), _cure(misfit))
+
+
+def _message(misfit: Misfit) -> str:
+    value, wanted = misfit.value, misfit.wanted
+    match misfit.kind:
+        case "type":
+            return f"must be {_kinds(wanted)}, and is {_kind(value)}"
+        case "enum":
+            return f"{brief(value)} is not one of {', '.join(brief(item) for item in wanted)}"
+        case "const":
+            return f"must be {brief(wanted)}, and is {brief(value)}"
+        case "pattern":
+            return f"{brief(value)} cannot stand here"
+        case "minItems" | "minLength" | "minProperties":
+            return "must not be empty"
+        case "minimum" | "exclusiveMinimum":
+            return f"{brief(value)} is too small: at least {wanted}"
+        case "maximum":
+            return f"{brief(value)} is too large: at most {wanted}"
+        case "maxLength":
+            return f"is too long: at most {wanted} characters"
+    return misfit.text
+
+
+def _cure(misfit: Misfit) -> str:
+    if misfit.kind == "pattern":
+        return str(misfit.schema.get("patternErrorMessage", ""))
+    if misfit.kind == "enum" and isinstance(misfit.value, str):
+        return did_you_mean(misfit.value, [item for item in misfit.wanted if isinstance(item, str)])
+    if misfit.kind == "type":
+        wanted = misfit.wanted if isinstance(misfit.wanted, list) else [misfit.wanted]
+        if "string" in wanted and isinstance(misfit.value, bool | int | float):
+            return "put quotes around it"
+        if "array" in wanted and "string" not in wanted and isinstance(misfit.value, str):
+            return "write a list: [one, two]"
+    return str(misfit.schema.get("description", ""))
+
+
+_KINDS = {
+    "string": "text",
+    "object": "a mapping",
+    "array": "a list",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
+
+
+def _kinds(wanted: str | list[str]) -> str:
+    names = [wanted] if isinstance(wanted, str) else wanted
+    if "integer" in names and "number" in names:
+        names = [name for name in names if name != "integer"]
+    return " or ".join(_KINDS[name] for name in names)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return brief(value)
+    for types, name in ((str, "text"), (int, "a whole number"), (float | Decimal, "a number"), (list, "a list")):
+        if isinstance(value, types):
+            return name
+    return "a mapping"

@@ -1,0 +1,44 @@
+"""The runs of a project, found by their journals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runbook.engine.record import Record, fold
+from runbook.language.problems import RunbookError, did_you_mean
+from runbook.records.journal import read_journal
+
+
+class NoSuchRun(RunbookError):
+    """No run, or more than one, is meant."""
+
+
+def runs_folder() -> Path:
+    """`.runbook/runs` of the project that the working directory lies in."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / ".runbook").is_dir():
+            return folder / ".runbook" / "runs"
+    return here / ".runbook" / "runs"
+
+
+def find_run(name: str) -> Path:
+    """The folder of the run that `name` means: an id, a unique beginning of one, or `last`. Raises NoSuchRun."""
+    folder = runs_folder()
+    known = sorted(path for path in folder.glob("*") if (path / "journal.jsonl").is_file())
+    if not known:
+        raise NoSuchRun(f"there are no runs in {folder}")
+    if name == "last":
+        return known[-1]
+    found = [path for path in known if path.name.startswith(name)]
+    exact = [path for path in found if path.name == name]
+    if len(found) == 1 or exact:
+        return (exact or found)[0]
+    if found:
+        raise NoSuchRun(f"`{name}` could be {', '.join(path.name for path in found[:5])}")
+    raise NoSuchRun(f"there is no run `{name}` in {folder}; {did_you_mean(name, [path.name for path in known[-200:]])}")
+
+
+def record_of(folder: Path) -> Record:
+    """The record of a run, from its journal alone. Raises JournalError."""
+    return fold(line.event for line in read_journal(folder / "journal.jsonl"))

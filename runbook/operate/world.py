@@ -1,0 +1,181 @@
+"""The world behind the engine's ports: the servers, the probes and steps that reach them, and the environment they see."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runbook.engine.ports import Answer, CannotTell, Prepared, Read
+from runbook.language.build import CHECK_TIMEOUT
+from runbook.language.expressions import Scope
+from runbook.language.model import Probe, Runbook, Step
+from runbook.operate.cancel import Cancellation
+from runbook.operate.servers import CannotStart, resolve
+from runbook.probes import read
+from runbook.records.masks import Masks, check_strength
+from runbook.steps import prepare
+from runbook.system.tools import Tools
+
+if TYPE_CHECKING:
+    from runbook.database.connect import Connection
+    from runbook.database.guard import Snapshots
+
+
+class World:
+    """The servers and secrets of one run. `notes` is called once for each thing that a person should know of a server."""
+
+    def __init__(
+        self,
+        runbook: Runbook,
+        run_id: str,
+        project: Path,
+        given: Mapping[str, str],
+        cancellation: Cancellation,
+        stack: ExitStack,
+        *,
+        fresh: bool = False,
+    ) -> None:
+        self.runbook, self.run_id, self.cancellation = runbook, run_id, cancellation
+        self.secrets = _read_secrets(runbook)
+        self.servers = resolve(runbook, given, project, stack, fresh=fresh)
+        self.postgres = [name for name, item in runbook.connections.items() if item.type == "postgres"]
+        self.masks = Masks([*self.secrets.values(), *self._passwords()])
+        self.on_output: Callable[[str, bytes], None] = lambda stream, chunk: None
+        self.on_server: Callable[[str, str, str], None] = lambda name, version, warning: None
+        self._snapshots: Snapshots | None = None
+        self._seen: set[str] = set()
+        stack.callback(self._close)
+
+    def _passwords(self) -> list[str]:
+        if not self.postgres:
+            return []
+        from runbook.database.connect import passwords
+
+        urls = {url for name in self.postgres for url in (self.servers.urls[name], self.servers.reading[name])}
+        return [password for url in urls for password in passwords(url)]
+
+    def connect(self, name: str) -> Connection:
+        """A connection that may write. Raises ServerError."""
+        from runbook.database.connect import connect
+
+        return connect(self.servers.urls[name], f"runbook {self.run_id}")
+
+    def targets(self) -> dict[str, str]:
+        """Each connection as a person should see it, without its password."""
+        found = {}
+        for name, item in self.runbook.connections.items():
+            url = self.servers.urls[name]
+            if item.type == "http":
+                found[name] = self.masks.text(_without_credentials(url))
+                continue
+            from runbook.database.connect import ServerError, describe
+
+            try:
+                found[name] = self.masks.text(describe(url))
+            except ServerError as error:
+                raise CannotStart(f"connection `{name}`: not a URL: {self.masks.text(str(error))}") from None
+        return found
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Read]:
+        """A reader whose queries all see one moment of each server."""
+        if not self.postgres:
+            yield self._reader(_no_database)
+            return
+        from runbook.database.connect import ServerError
+
+        try:
+            with self._guarded().open() as query:
+                yield self._reader(query)
+        except ServerError as error:
+            raise CannotTell(str(error)) from None
+
+    def _guarded(self) -> Snapshots:
+        if self._snapshots is None:
+            from runbook.database.guard import Snapshots
+
+            urls = self.servers.reading.__getitem__
+            wait = self.cancellation.interrupt_with
+            self._snapshots = Snapshots(urls, f"runbook {self.run_id}", CHECK_TIMEOUT, self._meet, wait)
+        return self._snapshots
+
+    def _reader(self, query: Callable[..., Any]) -> Read:
+        tools = self._tools(query)
+
+        def reader(probe: Probe, scope: Scope, timeout: float) -> Answer:
+            answer = read(probe, scope, timeout, tools)
+            return answer._replace(result=self.masks.incoming(answer.result))
+
+        return reader
+
+    def _meet(self, name: str, connection: Connection) -> None:
+        """Once a connection: which server answers, and whether the guard binds its role."""
+        if name in self._seen:
+            return
+        self._seen.add(name)
+        from runbook.database.guard import enforced
+
+        warning = ""
+        if not enforced(connection):
+            warning = (
+                f"read-only is not enforced on connection {name}: {connection.info.user} is a superuser; "
+                f"cure: put an ordinary role's URL into a variable and name it in connections.{name}.read_env"
+            )
+        self.on_server(name, connection.info.parameter_status("server_version") or "unknown", warning)
+
+    def prepare(self, step: Step, scope: Scope, timeout: float) -> Prepared:
+        """One attempt of a step, ready to go."""
+        prepared = prepare(step.action, scope, timeout, self._tools(_no_database))
+        return prepared._replace(what=self.masks.text(prepared.what))
+
+    def _tools(self, query: Callable[..., Any]) -> Tools:
+        return Tools(
+            folder=self.runbook.folder,
+            environment=self._environment(),
+            http_urls=self.servers.urls,
+            query=query,
+            database=self.connect,
+            on_output=self.on_output,
+            cancelled=self.cancellation.reason,
+            mask=self.masks.incoming,
+            interrupt=self.cancellation.interrupt_with,
+            hidden=frozenset(self.runbook.secrets.values()),
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """What steps and command probes see: ours, and the servers in force."""
+        found = {**os.environ, "RUNBOOK_RUN_ID": self.run_id, "RUNBOOK_PYTHON": sys.executable}
+        for name, item in self.runbook.connections.items():
+            if item.env:
+                found[item.env] = self.servers.urls[name]
+        if len(self.postgres) == 1:
+            from runbook.database.connect import libpq_environment
+
+            found |= libpq_environment(self.servers.urls[self.postgres[0]])
+        return found
+
+    def _close(self) -> None:
+        if self._snapshots is not None:
+            self._snapshots.close()
+
+
+def _no_database(*_: Any) -> Any:
+    raise CannotTell("no postgres connection is declared")
+
+
+def _without_credentials(url: str) -> str:
+    scheme, mark, rest = url.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
+
+
+def _read_secrets(runbook: Runbook) -> dict[str, str]:
+    missing = [variable for variable in runbook.secrets.values() if variable not in os.environ]
+    if missing:
+        raise CannotStart(f"secrets: the environment variable {missing[0]} is not set")
+    found = {name: os.environ[variable] for name, variable in runbook.secrets.items()}
+    check_strength(found)
+    return found

@@ -1,0 +1,74 @@
+"""Writing the run log: the default one or the author's own template; aside first, then in its place, never over another."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from runbook.engine.record import Record
+from runbook.language.problems import RunbookError
+from runbook.records.runlog import run_log
+
+
+class ReportError(RunbookError):
+    """The run log cannot be rendered or written."""
+
+
+def write_report(path: Path, template: Path | None, record: Record, run_id: str) -> Path:
+    """Writes the run log of `record` at `path`, or beside it under the run's id where something stands there. Raises ReportError."""
+    text = run_log(record) if template is None else render_template(template, record)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+        _write(aside, text)
+        try:
+            for place in (path, path.with_stem(f"{path.stem}_{run_id}")):
+                with suppress(FileExistsError):
+                    os.link(aside, place, follow_symlinks=False)
+                    return place
+            raise ReportError(f"{path} exists already")
+        finally:
+            aside.unlink()
+    except OSError as error:
+        raise ReportError(f"{path}: {error.strerror}") from None
+
+
+def _write(path: Path, text: str) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def render_template(path: Path, record: Record) -> str:
+    """A run log by a Jinja template that sees the keys of the record, and `run_log`, the default one."""
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from runbook.language.values import as_text, duration_text
+    from runbook.records.markdown import code, plain
+
+    def escaped(value: Any) -> str:
+        return value if isinstance(value, _Safe) else plain(value)
+
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, finalize=escaped, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        code=lambda value: _Safe(code(value, cell=True)),
+        duration=lambda value: _Safe(duration_text(float(value))),
+        text=lambda value: _Safe(as_text(value)),
+    )
+    try:
+        template = environment.from_string(path.read_text(encoding="utf-8"))
+        return template.render({**record, "run_log": _Safe(run_log(record))})
+    except (TemplateError, OSError, ValueError, TypeError, ArithmeticError) as error:
+        line = getattr(error, "lineno", None)
+        raise ReportError(f"{path}{f':{line}' if line else ''}: {error}") from None
+
+
+class _Safe(str):
+    """Markdown that is inert already."""

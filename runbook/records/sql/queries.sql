@@ -1,0 +1,38 @@
+-- name: version
+SELECT max(version) FROM runbook.migrations
+
+-- name: take_lease
+INSERT INTO runbook.leases AS l (lock, epoch, run_id, host, pid, operator, since, heartbeat)
+VALUES ($1, 1, $2, $3, $4, $5, clock_timestamp(), clock_timestamp())
+ON CONFLICT (lock) DO UPDATE SET epoch = l.epoch + 1, run_id = excluded.run_id, host = excluded.host, pid = excluded.pid,
+    operator = excluded.operator, since = excluded.since, heartbeat = excluded.heartbeat
+RETURNING epoch
+
+-- name: lease
+SELECT run_id, host, pid, operator, since FROM runbook.leases WHERE lock = $1
+
+-- name: insert_run
+INSERT INTO runbook.runs (run_id, runbook, title, lock, operator, host, pid, started_at, epoch, sha256, params)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+ON CONFLICT (run_id) DO NOTHING
+
+-- name: insert_events
+INSERT INTO runbook.events (run_id, epoch, seq, at, kind, line, previous, hash)
+SELECT $1, $2, e.* FROM unnest($3::int[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[]) AS e
+ON CONFLICT (run_id, seq) DO NOTHING
+
+-- name: fence
+SELECT epoch = $2 FROM runbook.leases WHERE lock = $1 FOR SHARE
+
+-- name: chain_lock
+SELECT pg_advisory_xact_lock(hashtext('runbook.closings'))
+
+-- name: chain_head
+SELECT number, head FROM runbook.closings ORDER BY number DESC LIMIT 1
+
+-- name: insert_closing
+INSERT INTO runbook.closings (number, run_id, verdict, exit_code, finished_at, duration, last_seq, last_hash, previous, head)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+
+-- name: closing
+SELECT head FROM runbook.closings WHERE run_id = $1
