@@ -10,7 +10,7 @@ import click
 from runbook.cli.account import Account
 from runbook.cli.documents import print_document, refusal
 from runbook.cli.errors import exit_code, tell
-from runbook.cli.files import given_params, params_options, runbook_file
+from runbook.cli.files import given_params, load_file, params_options
 from runbook.language.problems import RunbookError
 
 
@@ -41,12 +41,11 @@ def command(
     Exit codes: 0 all that had to hold holds, 3 a check is refuted, 5 invalid, 6 something could not be found out.
     """
     from runbook.inspect import check
-    from runbook.language.load import load
     from runbook.operate.servers import database_targets
 
     account = Account()
     try:
-        runbook = load(runbook_file(file))
+        runbook = load_file(file)
         known = {item.name for item in runbook.preflight}
         missing = [name for name in names if name not in known]
         if missing:

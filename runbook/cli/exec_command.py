@@ -12,7 +12,7 @@ import click
 from runbook.cli.account import Account
 from runbook.cli.documents import print_document, refusal
 from runbook.cli.errors import exit_code, tell
-from runbook.cli.files import given_params, params_options, runbook_file
+from runbook.cli.files import given_params, load_file, params_options
 from runbook.language.problems import RunbookError
 
 
@@ -51,14 +51,13 @@ def command(
     Exit codes: 0 passed, 1 refuted, 2 usage, 3 blocked, 4 failed, 5 invalid, 6 errored, 7 locked, 130 cancelled.
     """
     from runbook.execute import Options, execute
-    from runbook.language.load import load
     from runbook.operate.servers import database_targets
 
     if bool(overrides) != bool(reason):
         raise click.UsageError("--override and --reason go together")
     account = Account()
     try:
-        runbook = load(runbook_file(file))
+        runbook = load_file(file)
         unknown = [name for name in overrides if name not in {check.name for check in runbook.preflight}]
         if unknown:
             raise click.UsageError(f"--override {unknown[0]}: there is no such preflight check")

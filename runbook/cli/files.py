@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from runbook.language.load import param_value
+from runbook.language.load import load, param_value
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
+from runbook.operate.limits import bounded
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _ENDINGS = ("", ".yaml", ".yml")
@@ -38,6 +39,13 @@ def runbook_file(name: str) -> str:
             )
         ]
     )
+
+
+def load_file(name: str, *, memory: bool = False) -> Runbook:
+    """The runbook that `name` means, loaded within bounds. Raises InvalidRunbook."""
+    path = runbook_file(name)
+    with bounded(path, memory=memory):
+        return load(path)
 
 
 def params_options(command: Command) -> Command:

@@ -10,8 +10,7 @@ import click
 
 from runbook.cli.account import problem_text
 from runbook.cli.errors import INVALID
-from runbook.cli.files import runbook_file
-from runbook.language.load import load
+from runbook.cli.files import load_file
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, Problem
 from runbook.language.values import dumps
@@ -32,7 +31,7 @@ def command(files: tuple[str, ...], databases: tuple[str, ...], as_json: bool) -
     notes: list[str] = []
     for file in files:
         try:
-            runbook = load(runbook_file(file))
+            runbook = load_file(file, memory=True)
             if databases:
                 problems += _prepared(runbook, databases, notes)
         except InvalidRunbook as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, cast
 
 from runbook.engine.judge import EXIT_CODES, difference
 
@@ -26,10 +26,10 @@ class RunDoc(TypedDict, total=False):
     hypothesis: str
     verdict: str | None
     exit_code: int | None
-    started_at: str
+    started_at: str | None
     finished_at: str | None
     duration: Any
-    operator: str
+    operator: str | None
     dry_run: bool
     strict: bool
     because: str
@@ -111,7 +111,7 @@ class Record(TypedDict):
 def empty_record() -> Record:
     """A record of nothing yet."""
     return {
-        "run": {"verdict": None, "exit_code": None, "finished_at": None, "duration": None, "dry_run": False},
+        "run": _unknown_run(),
         "params": {},
         "before": {},
         "after": {},
@@ -130,6 +130,12 @@ def empty_record() -> Record:
         "report": None,
         "journal": None,
     }
+
+
+def _unknown_run() -> RunDoc:
+    nothing = dict.fromkeys(("verdict", "exit_code", "started_at", "finished_at", "duration", "operator"))
+    run: Any = {"id": "", "runbook": "", **nothing, "dry_run": False}
+    return cast(RunDoc, run)
 
 
 def fold(events: Iterable[Event]) -> Record:

@@ -50,9 +50,9 @@ def _head(record: Record) -> list[str]:
     run = record["run"]
     return [
         f"# {plain(run['title'])}",
-        f"**Date**: {run['started_at'][:16].replace('T', ' ')}",
+        f"**Date**: {(run['started_at'] or '')[:16].replace('T', ' ')}",
         f"**Duration**: {_duration(run['duration'])}",
-        f"**Operator**: {plain(run['operator'])}",
+        f"**Operator**: {plain(run['operator'] or '')}",
         "",
     ]
 

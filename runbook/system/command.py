@@ -13,7 +13,7 @@ from runbook.language.expressions import EvaluationError, Scope
 from runbook.language.model import Command
 from runbook.language.templates import render_argument, render_path, render_shell, render_text
 from runbook.language.values import Output, brief, loads
-from runbook.operate.process import Outcome, run_process
+from runbook.system.process import Outcome, run_process
 from runbook.system.tools import Tools
 
 KEEP = 1024 * 1024

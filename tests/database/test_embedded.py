@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -421,7 +421,7 @@ def test_the_next_call_after_a_killed_postmaster_just_works(base: Path, script: 
 
 
 def test_a_session_that_does_not_notice_that_its_server_is_gone(base: Path, script: Path) -> None:
-    with embedded_database(base, "numbers", [script]) as first, psycopg.connect(first.url) as session:
+    with embedded_database(base, "numbers", [script]) as first, closing(psycopg.connect(first.url)) as session:
         session.pgconn.send_query(b"DO $$ BEGIN LOOP END LOOP; END $$")
         session.pgconn.flush()
         time.sleep(0.1)

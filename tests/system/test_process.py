@@ -20,8 +20,8 @@ from typing import Any
 import psutil  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from runbook.operate import tree
-from runbook.operate.process import Outcome, _why, run_process, start_time, stop_tree
+from runbook.system import tree
+from runbook.system.process import Outcome, _why, run_process, start_time, stop_tree
 
 PYTHON = [sys.executable, "-IS", "-c"]
 LINUX = sys.platform == "linux"
@@ -604,7 +604,7 @@ def test_no_descriptor_left(child: Child) -> None:
         import os, resource, sys
         sys.path[:0] = {sys.path!r}
         from pathlib import Path
-        from runbook.operate.process import run_process
+        from runbook.system.process import run_process
         quiet = {{"on_output": print, "cancelled": lambda: None}}
         def attempt():
             return run_process(["true"], env=os.environ, cwd=Path("."), timeout=9, **quiet)
@@ -758,7 +758,7 @@ def test_an_ordinary_child_costs_little_more_than_popen(child: Child) -> None:
 
 
 def test_psutil_is_not_imported() -> None:
-    script = f"import sys; sys.path[:0] = {sys.path!r}; import runbook.operate.process; print('psutil' in sys.modules)"
+    script = f"import sys; sys.path[:0] = {sys.path!r}; import runbook.system.process; print('psutil' in sys.modules)"
     assert subprocess.run([*PYTHON, script], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

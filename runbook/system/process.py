@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, NamedTuple
 
-from runbook.operate.tree import Tree, never, start_time, stop_tree
+from runbook.system.tree import Tree, never, start_time, stop_tree
 
 __all__ = ["Outcome", "run_process", "start_time", "stop_tree"]
 
