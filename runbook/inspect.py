@@ -17,7 +17,8 @@ from runbook.language.load import bind_params
 from runbook.language.model import Check, Runbook
 from runbook.language.values import to_data
 from runbook.operate.cancel import Cancellation, signals
-from runbook.operate.circumstances import host, operator
+from runbook.operate.circumstances import operator
+from runbook.operate.opening import opening
 from runbook.operate.servers import project_folder
 from runbook.operate.world import World
 
@@ -49,8 +50,9 @@ def check(
             if on_event is not None:
                 on_event(event)
 
-        inputs = Inputs(values, world.secrets, "check", stamp, moment, operator(), runbook.name, strict)
-        emit("run.opened", _opening(runbook, inputs, world))
+        inputs = Inputs(values, world.secrets, "", stamp, moment, operator(), f"Preflight of {runbook.name}", strict)
+        warnings = world.servers.notes
+        emit("run.opened", opening(runbook, inputs, connections=world.targets(), warnings=warnings, dry_run=True))
         verdict = look(runbook, inputs, _ports(emit, world, cancellation))
     record["run"]["verdict"], record["run"]["exit_code"] = verdict, EXIT_CODES[verdict]
     return record
@@ -80,30 +82,6 @@ def _chains(part: Check | Any) -> Iterator[tuple[str, ...]]:
     elif isinstance(part, dict):
         for item in part.values():
             yield from _chains(item)
-
-
-def _opening(runbook: Runbook, inputs: Inputs, world: World) -> dict[str, Any]:
-    from runbook.execute import declared
-
-    return {
-        "run": {
-            "id": "",
-            "runbook": runbook.name,
-            "title": f"Preflight of {runbook.name}",
-            "hypothesis": "",
-            "started_at": inputs.started_at.isoformat(timespec="milliseconds"),
-            "operator": inputs.operator,
-            "dry_run": True,
-            "strict": inputs.strict,
-            "host": host(),
-        },
-        "params": inputs.params,
-        "note": "",
-        "journal": None,
-        "labels": {state.name: state.labels for state in runbook.state},
-        "declared": declared(runbook),
-        "circumstances": {"versions": {}, "connections": world.targets(), "warnings": world.servers.notes},
-    }
 
 
 def _ports(emit: Callable[[str, dict[str, Any]], None], world: World, cancellation: Cancellation) -> Ports:

@@ -230,7 +230,8 @@ def _launch(place: Place, keeper: int) -> None:
         raise EmbeddedError(f"the private PostgreSQL cannot be started: {error}") from error
     finally:
         os.close(users)
-    if done.returncode:
+    # Below zero it was killed: the caller sees that there is no keeper, as after any kill.
+    if done.returncode > 0:
         raise EmbeddedError(f"the keeper of the private PostgreSQL does not start: {done.stderr.strip()}")
 
 

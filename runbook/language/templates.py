@@ -11,14 +11,8 @@ from urllib.parse import quote
 
 from jinja2 import TemplateSyntaxError
 
-from runbook.language.expressions import (
-    EvaluationError,
-    Expression,
-    ExpressionProblem,
-    Scope,
-    environment,
-    parse_expression,
-)
+from runbook.language.expressions import EvaluationError, Expression, ExpressionProblem, Scope, parse_expression
+from runbook.language.sandbox import environment
 from runbook.language.shelltext import quotings
 from runbook.language.sqltext import statements, tokens
 from runbook.language.values import Identifier, as_text

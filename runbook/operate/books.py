@@ -1,0 +1,171 @@
+"""The books of one run: journal first, audit after it, and the record that both tell."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from runbook.engine.ports import CannotTell, Confirmation, Inputs
+from runbook.engine.record import Event, Record, apply, empty_record, fold
+from runbook.language.expressions import EvaluationError, Scope
+from runbook.language.model import Runbook, Sql
+from runbook.language.templates import render_sql
+from runbook.language.values import to_data
+from runbook.operate.circumstances import host
+from runbook.operate.output import OutputLog
+from runbook.operate.servers import CannotStart
+from runbook.operate.world import World
+from runbook.records.journal import Journal, JournalError, read_journal
+
+if TYPE_CHECKING:
+    from runbook.records.audit import Audit
+
+
+class Clock(NamedTuple):
+    """The database's time at the start, and what the monotonic clock said then."""
+
+    started_at: datetime
+    began: float
+
+    def now(self) -> datetime:
+        """The run's time, to the millisecond."""
+        passed = round(time.monotonic() - self.began, 3)
+        return self.started_at + timedelta(seconds=passed)
+
+
+class Books:
+    """Journal, audit and output log. Nothing is announced elsewhere before it stands in the journal."""
+
+    journal: Journal
+    output: OutputLog
+
+    def __init__(self, world: World, clock: Clock, stack: ExitStack, on_event: Callable[[Event], None] | None) -> None:
+        self._world, self._clock, self._stack, self._on_event = world, clock, stack, on_event
+        self.record: Record = empty_record()
+        self._audit: Audit | None = None
+
+    def open_audit(self, runbook: Runbook, inputs: Inputs, lock: str) -> list[str]:
+        """Opens the audit where the runbook has one; what a person should know of it. Raises CannotStart."""
+        name = runbook.audit.connection
+        if not runbook.audit.enabled or not name:
+            reason = "it is switched off" if name else "no postgres connection is declared"
+            return [f"no audit in a database: {reason}; the journal is the only record"]
+        from runbook.database.connect import ServerError
+        from runbook.records.audit import Audit, AuditError, Identity
+
+        masks = self._world.masks
+        identity = Identity(
+            run_id=inputs.id,
+            runbook=runbook.name,
+            title=masks.text(inputs.title),
+            lock=lock,
+            operator=inputs.operator,
+            host=host(),
+            pid=os.getpid(),
+            started_at=inputs.started_at,
+            sha256=runbook.sha256,
+            params=masks.data(to_data(inputs.params)),
+        )
+        connect = partial(self._world.connect, name)
+        try:
+            self._audit = Audit(connect(), connect)
+            self._stack.callback(self._audit.close)
+            self._audit.open(identity)
+        except (ServerError, AuditError) as error:
+            raise CannotStart(f"the audit cannot be written: {masks.text(str(error))}") from None
+        return []
+
+    def open_journal(self, folder: Path, on_output: Callable[[str, bytes], None] | None) -> None:
+        """Creates the run's folder with its journal and output log. Raises CannotStart."""
+        try:
+            self.journal = Journal(folder)
+            self._stack.callback(self.journal.close)
+            self.output = OutputLog(folder, self._world.masks, on_output or (lambda stream, data: None))
+            self._stack.callback(self.output.close)
+        except JournalError as error:
+            raise CannotStart(str(error)) from None
+        except OSError as error:
+            raise CannotStart(f"{folder}: {error.strerror}") from None
+
+    def begin(self, opening: dict[str, Any]) -> None:
+        """The first record, in the journal and in the audit, before anything is measured. Raises CannotStart."""
+        self.emit("run.opened", opening)
+        trouble = self.flush()
+        if trouble is not None:
+            because = f"the audit cannot be written: {self._world.masks.text(str(trouble))}"
+            closing = {"verdict": "errored", "exit_code": 6, "finished_at": self._clock.now(), "duration": 0}
+            self.emit("run.finished", {**closing, "because": because})
+            raise CannotStart(because)
+
+    def emit(self, kind: str, data: dict[str, Any]) -> None:
+        """One event: masked, journaled, then told to whoever else wants to know. Raises JournalError."""
+        clean = self._world.masks.data(to_data(data))
+        line = self.journal.append(self._clock.now().isoformat(timespec="milliseconds"), kind, clean)
+        apply(self.record, line.event)
+        if self._audit is not None:
+            self._audit.add(line)
+        if self._on_event is not None:
+            self._on_event(line.event)
+
+    def note(self, versions: dict[str, str], warning: str = "") -> None:
+        """A circumstance that came to light during the run."""
+        known = self.record["circumstances"]
+        data: dict[str, Any] = {"versions": {**known["versions"], **versions}}
+        if warning:
+            data["warnings"] = [*known["warnings"], warning]
+        self.emit("circumstances.noted", data)
+
+    def flush(self) -> Exception | None:
+        """Brings the audit up to the journal; the ServerError where it cannot be done now."""
+        if self._audit is None:
+            return None
+        from runbook.database.connect import ServerError
+
+        try:
+            self._audit.flush()
+        except ServerError as error:
+            return error
+        return None
+
+    def user_row(self, sql: Sql, scope: Scope) -> Any:
+        """Writes the user's own opening row, and gives what it returns. Raises CannotTell or EvaluationError."""
+        from runbook.database.connect import ServerError
+
+        assert self._audit is not None
+        try:
+            self._audit.flush()
+            return self._audit.rows(_statements(sql, scope))
+        except ServerError as error:
+            raise CannotTell(str(error)) from None
+
+    def close_run(self, sql: Sql | None, scope: Scope) -> Confirmation:
+        """The user's closing row and the closing record in one transaction."""
+        if self._audit is None:
+            return Confirmation("disabled")
+        from runbook.database.connect import ServerError
+
+        try:
+            statements, trouble = (_statements(sql, scope) if sql else []), ""
+        except (ServerError, EvaluationError) as error:
+            statements, trouble = [], f"audit.finished: {error}"
+        confirmation = self._audit.close_run(self.record["run"], statements)
+        if trouble and confirmation.status == "confirmed":
+            return confirmation._replace(status="failed", because=trouble)
+        return confirmation
+
+    def read_back(self) -> Record:
+        """The record as the journal on disk tells it. Raises JournalError."""
+        return fold(line.event for line in read_journal(self.journal.path))
+
+
+def _statements(sql: Sql, scope: Scope) -> list[tuple[str, list[Any]]]:
+    from runbook.database.connect import bound
+
+    rendered = [render_sql(sql.text, scope, index) for index in range(len(sql.text.spans))]
+    return [(statement.query, bound(statement.values)) for statement in rendered]
