@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runbook.engine.record import Record
-    from runbook.execute import execute
+    from runbook.session import execute
     from runbook.language.load import load
     from runbook.language.problems import InvalidRunbook, Problem, RunbookError
     from runbook.operate.lock import Locked
@@ -20,7 +20,7 @@ __all__ = ["CannotStart", "InvalidRunbook", "Locked", "Problem", "Record", "Runb
 
 _HOMES = {
     "load": "runbook.language.load",
-    "execute": "runbook.execute",
+    "execute": "runbook.session",
     "Record": "runbook.engine.record",
     "InvalidRunbook": "runbook.language.problems",
     "Problem": "runbook.language.problems",

@@ -20,7 +20,7 @@ MAY_KNOW = {
     "steps": {"engine.ports", "language", "system", "database"},
     "records": {"records", "engine.record", "engine.judge", "engine.ports", "language", "database"},
     "operate": {"operate", "engine.ports", "engine.record", "language", "system", "database", "probes", "steps", "records"},
-    "cli": {"cli", "execute", "inspect", "operate", "records", "engine.record", "language"},
+    "cli": {"cli", "session", "look", "operate", "records", "engine.record", "language"},
 }
 NEVER = {
     "language": {"psycopg", "httpx", "subprocess", "click", "time", "datetime.now"},

@@ -62,7 +62,7 @@ class Account:
         self._colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
         self._gone = False
         self._line_open = False
-        self._stage = ""
+        self._width = 16
         self._expectations: dict[str, dict[str, Any]] = {}
         self._declared: Mapping[str, Any] = {}
 
@@ -106,6 +106,8 @@ class Account:
 def _opened(account: Account, data: Mapping[str, Any]) -> None:
     run, around = data["run"], data["circumstances"]
     account._declared = data["declared"]
+    names = [name for section in data["declared"].values() for name in section]
+    account._width = min(max(map(len, names), default=16), 32) + 2
     account.say(f"{visible(run['title'])}   run {run['id']}")
     if run["hypothesis"]:
         account.say(f"  {visible(run['hypothesis'])}")
@@ -133,7 +135,6 @@ _STAGES = {
 
 
 def _stage(account: Account, data: Mapping[str, Any]) -> None:
-    account._stage = data["stage"]
     if data["stage"] not in ("predictions", "postconditions"):
         _heading(account, data["stage"])
 
@@ -166,7 +167,7 @@ def _check(account: Account, data: Mapping[str, Any]) -> None:
     if verdict in ("refuted", "unknown", "skipped"):
         value = visible(data["because"])
     mark = account.style(
-        f"  {_MARKS[shown]} {data['name']:<16} {'warning: ' if warns else ''}{verdict if shown != 'measured' else 'measured'}",
+        f"  {_MARKS[shown]} {data['name']:<{account._width}}{'warning: ' if warns else ''}{verdict if shown != 'measured' else 'measured'}",
         kind,
     )
     account.say(f"{mark}   {value}")
@@ -191,7 +192,7 @@ def _predicted(account: Account, data: Mapping[str, Any]) -> None:
         if item["because"]:
             account.say(account.style(f"  ? {name}: not predicted: {visible(item['because'])}", "unknown"))
         else:
-            account.say(f"  · {name:<24} {item['of']} {_prediction(item)}")
+            account.say(f"  · {name:<{account._width}}{item['of']} {_prediction(item)}")
 
 
 def _prediction(item: Mapping[str, Any]) -> str:
@@ -205,7 +206,7 @@ def _expectation(account: Account, data: Mapping[str, Any]) -> None:
     item = account._expectations.get(data["name"], {})
     verdict = data["verdict"]
     predicted = _prediction(item) if item and not item["because"] else "nothing"
-    mark = account.style(f"  {_MARKS[verdict]} {data['name']:<24} {verdict}", verdict)
+    mark = account.style(f"  {_MARKS[verdict]} {data['name']:<{account._width}}{verdict}", verdict)
     account.say(f"{mark}   predicted {predicted}, actual {as_text(data['actual'])}")
     if verdict == "unknown":
         account.say(f"      {visible(data['because'])}")
@@ -215,7 +216,12 @@ def _expectation(account: Account, data: Mapping[str, Any]) -> None:
 
 def _started(account: Account, data: Mapping[str, Any]) -> None:
     again = f" (attempt {data['attempt']})" if data["attempt"] > 1 else ""
-    account.say(f"  ▶ {data['step']}{again}: {visible(brief(data['what'], 160)[1:-1])}")
+    account.say(f"  ▶ {data['step']}{again}: {visible(_cut(data['what']))}")
+
+
+def _cut(text: str, limit: int = 160) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def _ended(account: Account, data: Mapping[str, Any]) -> None:
@@ -227,7 +233,7 @@ def _ended(account: Account, data: Mapping[str, Any]) -> None:
 
 def _step(account: Account, data: Mapping[str, Any]) -> None:
     verdict = data["verdict"]
-    mark = account.style(f"  {_MARKS[verdict]} {data['step']:<16} {verdict}", verdict)
+    mark = account.style(f"  {_MARKS[verdict]} {data['step']:<{account._width}}{verdict}", verdict)
     reason = f"   {visible(data['because'])}" if data["because"] else ""
     account.say(f"{mark}   {duration_text(float(data['duration']))}{reason}")
     if data.get("message"):

@@ -40,7 +40,7 @@ def command(
 
     Exit codes: 0 all that had to hold holds, 3 a check is refuted, 5 invalid, 6 something could not be found out.
     """
-    from runbook.inspect import check
+    from runbook.look import check
     from runbook.operate.servers import database_targets
 
     account = Account()

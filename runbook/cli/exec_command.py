@@ -50,7 +50,7 @@ def command(
 
     Exit codes: 0 passed, 1 refuted, 2 usage, 3 blocked, 4 failed, 5 invalid, 6 errored, 7 locked, 130 cancelled.
     """
-    from runbook.execute import Options, execute
+    from runbook.session import Options, execute
     from runbook.operate.servers import database_targets
 
     if bool(overrides) != bool(reason):

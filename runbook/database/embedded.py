@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from runbook.database.binaries import EmbeddedError, Place, find_place, find_programs
-from runbook.language.sqltext import statements
 
 if TYPE_CHECKING:
     import psycopg
@@ -346,6 +345,8 @@ def _explained(script: Script, error: psycopg.Error, connection: Connection) -> 
 def _failing_start(script: Script, error: psycopg.Error, connection: Connection) -> int | None:
     """Where the statement starts that fails like `error`, which tells no position: found by running them one by one."""
     import psycopg
+
+    from runbook.language.sqltext import statements
 
     start = 0
     try:

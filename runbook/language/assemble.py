@@ -70,7 +70,7 @@ class _Frame:
 
 
 def assemble(source: Source) -> tuple[dict[str, Any], Entry]:
-    """The data of a YAML text and where all of it stands. Raises InvalidRunbook with every problem that could be found."""
+    """The data of a YAML text and where all of it stands. Raises InvalidRunbook with every problem there is to find."""
     return _Assembly(source).run()
 
 

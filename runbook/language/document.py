@@ -21,7 +21,7 @@ _WORD = re.compile(r"\w+")
 class Document(NamedTuple):
     """The data of one file (dict, list, str, int, float, bool, None) and the places of all of it.
 
-    Where a path leads nowhere, its nearest ancestor stands in for it. Values that aliases name are shared: never change them.
+    Where a path leads nowhere, its nearest ancestor stands in. Aliases share what they name: never change the data.
     """
 
     source: Source
@@ -51,7 +51,7 @@ class Document(NamedTuple):
         return key or self.source.span(entry.start, entry.end)
 
     def locate(self, where: Where, offset: int) -> tuple[int, int]:
-        """Line and column, from 1, of character `offset` of the string at `where`, which an alias may have brought there."""
+        """Line and column, from 1, of character `offset` of the string at `where`, also through an alias."""
         entry, value, found = self._walk(where)
         if not found or not isinstance(value, str):
             return self.value_span(where)[:2]
@@ -70,7 +70,10 @@ class Document(NamedTuple):
         offset: int | None = None,
         width: int | None = None,
     ) -> Problem:
-        """What is wrong at `where`, or at character `offset` of the string there; `width` is by default what stands there."""
+        """What is wrong at `where`, or at character `offset` of the string there.
+
+        `width` characters are underlined: by default the key, the value, or the word at `offset`.
+        """
         if offset is not None:
             line, column = self.locate(where, offset)
             span = Span(line, column, self._word(line, column))
@@ -105,7 +108,7 @@ def _child(entry: Entry, part: str | int) -> Entry | None:
 
 
 def read_document(path: Path, shown: str | None = None) -> Document:
-    """The runbook in the YAML file `path`, called `shown` in messages. Raises InvalidRunbook with every problem of the file."""
+    """The runbook in the file `path`, which messages call `shown`. Raises InvalidRunbook with every problem of it."""
     name = str(path) if shown is None else shown
     return parse_document(read_bytes(path, name), name)
 
@@ -121,7 +124,7 @@ def parse_document(text: str | bytes, shown: str) -> Document:
 
 
 def read_text(path: Path, shown: str | None = None) -> Document:
-    """A text file, such as SQL, as a document whose data is the text itself. Raises InvalidRunbook as read_document does."""
+    """A file of SQL or the like as a document whose data is the text. Raises InvalidRunbook if it is no UTF-8 text."""
     name = str(path) if shown is None else shown
     raw = read_bytes(path, name)
     source = decode(raw, name)

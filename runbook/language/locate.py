@@ -42,9 +42,8 @@ def _in_literal(text: str, start: int, value: str, offset: int) -> int:
     ends = list(islice(_LINE_END.finditer(text, start), row, row + 2))
     if not ends:
         return start
-    line_start = ends[0].end()
     line_end = ends[1].start() if len(ends) > 1 else len(text)
-    return max(line_start, line_end - length) + offset - row_start
+    return line_end - length + offset - row_start
 
 
 def _tokens(pattern: re.Pattern[str], text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -70,5 +69,4 @@ def _by_words(tokens: Iterator[tuple[int, int]], value: str, offset: int, start:
     after = next(tokens, None)
     if after and value[offset : offset + 1] not in ("", *_SPACE):
         return after[0]
-    index = before[1] + offset - len(words)
-    return min(index, after[0]) if after else index
+    return before[1] + offset - len(words)

@@ -43,8 +43,8 @@ def events(text: str) -> Iterator[Any]:
 def resolve(text: str) -> Scalar:
     """The value of a plain (unquoted) scalar.
 
-    `012` is 12; `no`, `on`, `1:30`, `12_000`, `0b1` and `2025-12-10` are strings. Raises UnusableNumber for infinity, NaN and
-    numbers of more than MAX_DIGITS digits.
+    `012` is 12; `no`, `on`, `1:30`, `12_000`, `0b1` and `2025-12-10` are strings. Raises UnusableNumber for infinity,
+    NaN and numbers of more than MAX_DIGITS digits.
     """
     if text in _WORDS:
         return _WORDS[text]

@@ -36,7 +36,7 @@ _ZEROES = {b"\0\0\0.": "UTF-32", b".\0\0\0": "UTF-32", b"\0.\0.": "UTF-16", b".\
 
 
 class Span(NamedTuple):
-    """Where something stands: `line` and `column` count characters from 1, `width` is at least 1 and stays on the line."""
+    """Where something stands: `line` and `column` count characters from 1, `width` is at least 1, within the line."""
 
     line: int
     column: int
@@ -156,7 +156,7 @@ def _read_regular(path: Path, shown: str) -> bytes:
 def _expect_regular(facts: os.stat_result, shown: str) -> None:
     if not stat.S_ISREG(facts.st_mode):
         kind = next((name for test, name in _KINDS if test(facts.st_mode)), "no regular file")
-        raise whole_file(shown, f"this is {kind}, not a file", "name a YAML file")
+        raise whole_file(shown, f"this is {kind}, not a file", "name a file")
     if facts.st_size > MAX_BYTES:
         raise _too_large(shown)
 

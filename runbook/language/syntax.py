@@ -1,4 +1,4 @@
-"""What a person has to change when a text is not YAML: the parser's complaint, read together with the text around it."""
+"""What a person has to change when a text is not YAML: the parser's complaint, read with the text around it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 import yaml
 
+from runbook.language.source import showable
+
 NO_TAGS = ("tags have no use in a runbook", "remove the tag, or put quotes around a value that starts with `!`")
+NO_SPACE = ("a space is missing after this colon", "write `name: value`")
 NO_KEY = ("a key is missing before `:`", "write `name: value`")
 QUOTE_TEMPLATE = "put quotes around a value that starts with {{"
 QUOTE_WHOLE = "put quotes around the whole value"
@@ -32,7 +35,7 @@ class Fault(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A complaint of the parser: what it says, where it stopped, where what it was reading starts, the last thing read."""
+    """A complaint of the parser: its words, where it stopped, where what it was reading starts, the last thing read."""
 
     text: str
     says: str
@@ -63,7 +66,7 @@ def explain(error: yaml.YAMLError, text: str, last: tuple[int, int]) -> Fault:
     case = _case(error, text, last)
     for words, diagnose in _DIAGNOSES:
         if any(word in case.says for word in words) and (fault := diagnose(case)):
-            return fault
+            return fault._replace(message=showable(fault.message))
     reason = getattr(error, "problem", None) or str(error)
     return _here(case, f"this is not YAML: {reason}", "look at quotes, colons and indentation, here and above")
 
@@ -128,7 +131,7 @@ def _colon(case: Case) -> Fault:
     glued = _GLUED.match(case.line(above)) if above > 0 else None
     if glued:
         colon = case.line_start(above) + glued.start(1)
-        return Fault(colon, colon + 1, "a space is missing after this colon", "write `name: value`")
+        return Fault(colon, colon + 1, *NO_SPACE)
     message = "the line above already gives a value, so there can be no key here"
     return _here(case, message, "check the indentation; text of several lines goes below a `|`")
 
@@ -137,9 +140,13 @@ def _simple_key(case: Case) -> Fault:
     glued = _GLUED.match(case.line(case.begin))
     if glued:
         colon = case.line_start(case.begin) + glued.start(1)
-        return Fault(colon, colon + 1, "a space is missing after this colon", "write `name: value`")
+        return Fault(colon, colon + 1, *NO_SPACE)
     hint = "write `name: value`, or indent the line if it belongs to the value above"
     return Fault(case.begin, case.begin + len(case.line(case.begin).strip()), "a key without a colon", hint)
+
+
+def _glued(case: Case) -> Fault:
+    return _here(case, *NO_SPACE)
 
 
 def _open_quote(case: Case) -> Fault:
@@ -231,6 +238,7 @@ _DIAGNOSES: tuple[tuple[tuple[str, ...], Callable[[Case], Fault | None]], ...] =
     ((*_ENTRY, "block scalar", "mapping values", "flow sequence", "flow mapping"), _after_quote),
     (("mapping values are not allowed",), _colon),
     (("scanning a simple key",), _simple_key),
+    (("found unexpected ':'",), _glued),
     (("parsing a flow sequence", "parsing a flow mapping"), _flow),
     (("cannot start any token",), _no_token),
     (("scanning an alias", "scanning an anchor"), _name),

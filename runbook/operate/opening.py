@@ -71,4 +71,8 @@ def _declared(runbook: Runbook) -> dict[str, Any]:
         for section, items in (("preflight", runbook.preflight), ("postconditions", runbook.postconditions))
     }
     steps = (*runbook.steps, *runbook.on_failure, *runbook.finally_)
-    return {**checks, "steps": {step.name: {"stage": step.stage, "description": step.description} for step in steps}}
+    return {
+        **checks,
+        "steps": {step.name: {"stage": step.stage, "description": step.description} for step in steps},
+        "expectations": {item.name: {"description": item.description} for item in runbook.expectations},
+    }

@@ -19,8 +19,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
-from psycopg.types.json import Jsonb
+try:
+    import psycopg
+    from psycopg.types.json import Jsonb
+except ImportError:
+    # The first `python` on the path may be one that has no driver; the runner's own has.
+    runner = os.environ.get("RUNBOOK_PYTHON", sys.executable)
+    if runner == sys.executable:
+        raise
+    os.execv(runner, [runner, *sys.argv])
 
 from actors import PLAIN, Actor, Posting, Result, Unprocessable, ollama_actor, ollama_serves
 

@@ -71,6 +71,7 @@ def test_data_is_plain_and_keeps_its_order() -> None:
         (("steps", "other", 1), "-", "-"),
         (("steps", "load", "missing"), "load", "load"),
         (("steps", "load", "command", 9, "x"), "command", "command"),
+        (("steps", "other", -1), "other", "other"),
         (("steps", "load", "timeout", "x"), "timeout", "timeout"),
         (("name", 0), "name", "name"),
         ((), "name: wf3001", "name: wf3001"),

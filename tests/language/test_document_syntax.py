@@ -18,6 +18,7 @@ MISTAKES = [
     ("a: 1\nname:foo\n", 2, 5, "a space is missing after this colon", "name: value"),
     ("s:\n  - a:foo\n    b: bar\n", 2, 6, "a space is missing after this colon", "name: value"),
     ("s:\n  a: 1\n  b:bar\n", 3, 4, "a space is missing after this colon", "name: value"),
+    ('a: {"b":1, c: 2}\nd: 1\nd: 2\n', 3, 1, "`d` is already given", "remove one"),
     ("a: 1\nfoo\nb: 2\n", 2, 1, "a key without a colon", "indent the line"),
     ('a: "foo\nb: 1\n', 1, 4, "never closed", 'add the closing "'),
     ("a: 'foo\nb: 1\n", 1, 4, "never closed", "an apostrophe"),
@@ -57,6 +58,7 @@ MISTAKES = [
     ("a: ? b\n", 1, 4, "`? ` starts a key", "quotes"),
     (": a\n", 1, 1, "a key is missing", "name: value"),
     ("{: a}\n", 1, 2, "a key is missing", "name: value"),
+    ('a: "\\\u202e"\n', 1, 5, "`\\\ufffd` is no escape", "single quotes"),
     ("a: @x\n", 1, 4, "a value cannot start with @", "quotes"),
     ("a: `x`\n", 1, 4, "a value cannot start with `", "quotes"),
     ("a: %x\n", 1, 4, "a value cannot start with %", "quotes"),
@@ -161,6 +163,12 @@ def test_a_hundred_problems_are_enough() -> None:
     with pytest.raises(InvalidRunbook) as caught:
         parse_document("a: 1\n" * 100, "f")
     assert [p.line for p in caught.value.problems] == list(range(2, 101))
+
+
+def test_a_colon_that_touches_a_bracket() -> None:
+    with pytest.raises(InvalidRunbook) as caught:
+        parse_document("params: {limit:{type: integer}}\n", "f")
+    assert (caught.value.problems[0].column, caught.value.problems[0].hint) == (15, "write `name: value`")
 
 
 @pytest.mark.parametrize("text", ["%YAML 1.2\n---\na: 1\n", "---\na: 1\n...\n", "# x\n\n--- # y\na: 1\n...\n# z\n"])

@@ -1,0 +1,156 @@
+"""One run of the cookbook by `runbook exec`, beside the same statements by a script, by psql and by Chaos Toolkit."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import copy
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.bench import (
+    Program,
+    Sample,
+    console_script,
+    environment,
+    find_psql,
+    interleaved,
+    machine,
+    milliseconds,
+    progress,
+    ratio,
+    server,
+    table,
+    workplace,
+)
+
+COOKBOOK = Path(__file__).resolve().parent / "cookbook"
+FURTHER = "SELECT COUNT(*) FROM postings WHERE posting_id = {}"
+RUNBOOK, SCRIPT, PSQL, PER_QUERY, CHAOS = "runbook exec", "(a) psycopg script", "(b) one psql -f", "(c) psql per query", "(d) Chaos Toolkit"
+MOST_PROCESSES = 100  # further checks beyond which a process for each is not waited for
+
+
+def main() -> None:
+    """Prints one table for the whole run, and one for its growth and one for its memory where they are asked for."""
+    given = _arguments()
+    with workplace() as folder, server(folder) as url:
+        print(f"{machine()}; {_server_version(url)}\n")
+        (folder / "logs").mkdir()
+        programs = _programs(folder, url, given, 0)
+        _print_whole_run(interleaved(programs, given.runs))
+        if given.queries:
+            table(*_growth(folder, url, given))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=15, metavar="N", help="rounds (default 15)")
+    parser.add_argument(
+        "--queries", type=int, nargs="*", default=[], metavar="N", help="also with N further checks, and the peak of memory"
+    )
+    parser.add_argument("--psql", default=find_psql(), metavar="PATH", help="the program itself, not Debian's wrapper")
+    parser.add_argument("--chaostoolkit", metavar="PYTHON", help="an interpreter that has chaostoolkit and psycopg")
+    return parser.parse_args()
+
+
+def _programs(folder: Path, url: str, given: argparse.Namespace, further: int) -> list[Program]:
+    """The rivals with so many further checks, the script first, to which the others are compared."""
+    known, python = environment(url), sys.executable
+
+    def program(name: str, *argv: str) -> Program:
+        return Program(name, argv, known, folder)
+
+    script = str(copy(COOKBOOK / "straight_line.py", folder))
+    runbook = _extended(folder, "runbook.yaml", further, "  further_{0}: {{sql: %s, returns: value, expect: result >= 0}}" % FURTHER)
+    found = [program(SCRIPT, python, script, str(further)), program(RUNBOOK, *console_script(folder), "exec", runbook)]
+    if given.psql:
+        file = _extended(folder, "one_file.sql", further, FURTHER + ";")
+        found.append(program(PSQL, given.psql, "-X", "-q", "-d", url, "-f", file))
+    if given.psql and further <= MOST_PROCESSES:
+        found.append(program(PER_QUERY, "/bin/sh", str(COOKBOOK / "psql_per_query.sh"), given.psql, str(further)))
+    if given.chaostoolkit:
+        copy(COOKBOOK / "chaos_probes.py", folder)
+        probe = f"  - {{{{type: probe, name: further_{{0}}, tolerance: 0, provider: {_CHAOS_PROVIDER}}}}}"
+        experiment = _extended(folder, "chaos.yaml", further, probe)
+        argv = (given.chaostoolkit, "-m", "chaostoolkit", "--no-version-check", "run", experiment)
+        found.append(Program(CHAOS, argv, {**known, "PYTHONPATH": str(folder)}, folder))
+    return found
+
+
+_CHAOS_PROVIDER = f'{{{{type: python, module: chaos_probes, func: value, arguments: {{{{sql: "{FURTHER}"}}}}}}}}'
+
+
+def _extended(folder: Path, name: str, further: int, line: str) -> str:
+    """A copy of a file of the cookbook with `line` for each further check in its place."""
+    text = (COOKBOOK / name).read_text(encoding="utf-8")
+    mark = "-- further" if name.endswith(".sql") else "# further"
+    copied = folder / f"{further}_{name}"
+    copied.write_text(text.replace(mark, "\n".join(line.format(number) for number in range(further))), encoding="utf-8")
+    return str(copied)
+
+
+def _print_whole_run(samples: dict[str, list[Sample]]) -> None:
+    script = samples[SCRIPT]
+    rows = [
+        [
+            name,
+            milliseconds(min(sample.wall for sample in found)),
+            milliseconds(median(sample.wall for sample in found)),
+            f"{ratio(found, script, lambda sample: sample.wall):.2f}",
+            milliseconds(median(sample.cpu for sample in found)),
+            f"{ratio(found, script, lambda sample: sample.cpu):.2f}",
+        ]
+        for name, found in samples.items()
+    ]
+    table(["whole run", "min ms", "median ms", "to (a)", "cpu ms", "to (a)"], rows)
+
+
+def _growth(folder: Path, url: str, given: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
+    """What one further check costs, beside what its query costs in a loop of nothing but queries."""
+    rows = []
+    for further in given.queries:
+        runs = max(3, given.runs // (3 if further >= 1000 else 1))
+        plain, extended = _programs(folder, url, given, 0), _programs(folder, url, given, further)
+        names = {program.name for program in extended}
+        bases = interleaved([program for program in plain if program.name in names], runs)
+        grown = interleaved(extended, runs)
+        own = median(_query_seconds(url, further) for _ in range(runs))
+        rows.append([f"{further} further: query alone", milliseconds(own)[:-1] + f"{own * 1e5 % 1:.0f}"[-1:], "", ""])
+        rows += [_growth_row(program, further, bases, grown, own) for program in extended]
+    return ["a further check", "ms", "beside its query", "peak MB"], rows
+
+
+def _growth_row(
+    program: Program, further: int, bases: dict[str, list[Sample]], grown: dict[str, list[Sample]], own: float
+) -> list[str]:
+    base = median(sample.wall for sample in bases[program.name])
+    each = (median(sample.wall for sample in grown[program.name]) - base) / further
+    progress(f"memory of {program.name}")
+    return [f"{further} further: {program.name}", f"{each * 1000:.2f}", f"{(each - own) * 1000:.2f}", f"{program.peak():.0f}"]
+
+
+def _query_seconds(url: str, further: int) -> float:
+    """Seconds a query in a bare loop over one connection."""
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT 1")
+        began = time.perf_counter()
+        for number in range(further):
+            connection.execute(FURTHER.format(number)).fetchone()  # type: ignore[arg-type]
+        return (time.perf_counter() - began) / further
+
+
+def _server_version(url: str) -> str:
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        return f"PostgreSQL {connection.info.parameter_status('server_version')}, psycopg {psycopg.__version__}"
+
+
+if __name__ == "__main__":
+    main()

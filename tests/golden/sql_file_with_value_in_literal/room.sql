@@ -1,0 +1,3 @@
+SELECT count(*)
+FROM items
+WHERE name = '{{ params.table }}'
