@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runbook.engine.record import Record
-    from runbook.session import execute
     from runbook.language.load import load
     from runbook.language.problems import InvalidRunbook, Problem, RunbookError
     from runbook.operate.lock import Locked
     from runbook.operate.servers import CannotStart
+    from runbook.session import execute
 
 __version__ = "0.1.0"
 __all__ = ["CannotStart", "InvalidRunbook", "Locked", "Problem", "Record", "RunbookError", "execute", "load"]

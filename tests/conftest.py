@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +22,24 @@ ROOT = Path(__file__).resolve().parent.parent
 WF3001 = [ROOT / "runbooks" / "wf3001" / name for name in ("schema.sql", "data.sql")]
 
 
+_FOLDER = "RUNBOOK_TEST_SERVER"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One folder for all workers of a test run, so that they share one server; its account must be able to pass."""
+    if _FOLDER not in os.environ:
+        os.environ[_FOLDER] = tempfile.mkdtemp(prefix="runbook-tests-")
+        Path(os.environ[_FOLDER]).chmod(0o711)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(_FOLDER), ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
-def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all workers of a test run, so that they share one server."""
-    base = tmp_path_factory.getbasetemp()
-    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "server"
+def server_folder() -> Path:
+    return Path(os.environ[_FOLDER]) / "server"
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +78,7 @@ def clone(template: Embedded, name: str) -> Iterator[Database]:
     source = conninfo_to_dict(template.url)["dbname"]
     with psycopg.connect(make_conninfo(template.url, dbname="postgres"), autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{source}"')  # type: ignore[arg-type]
+        admin.execute(f'REVOKE CREATE, TEMPORARY ON DATABASE "{name}" FROM PUBLIC')  # type: ignore[arg-type]
         try:
             yield Database(_renamed(template.url, str(source), name), _renamed(template.read_url, str(source), name))
         finally:
@@ -114,9 +130,20 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
 
     def run(*arguments: str, env: dict[str, str] | None = None, timeout: float = 60, cwd: Path = tmp_path) -> Ended:
         inherited = {k: v for k, v in os.environ.items() if k != "DATABASE_URL" and not k.startswith("PG")}
-        known = {**inherited, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "XDG_STATE_HOME": str(tmp_path / "state"), **(env or {})}
+        known = {
+            **inherited,
+            "PYTHONPATH": str(ROOT),
+            "NO_COLOR": "1",
+            "XDG_STATE_HOME": str(tmp_path / "state"),
+            **(env or {}),
+        }
         done = subprocess.run(
-            [sys.executable, "-m", "runbook", *arguments], env=known, cwd=cwd, capture_output=True, timeout=timeout, check=False
+            [sys.executable, "-m", "runbook", *arguments],
+            env=known,
+            cwd=cwd,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
         )
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 

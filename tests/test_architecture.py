@@ -19,7 +19,17 @@ MAY_KNOW = {
     "probes": {"engine.ports", "language", "system", "database"},
     "steps": {"engine.ports", "language", "system", "database"},
     "records": {"records", "engine.record", "engine.judge", "engine.ports", "language", "database"},
-    "operate": {"operate", "engine.ports", "engine.record", "language", "system", "database", "probes", "steps", "records"},
+    "operate": {
+        "operate",
+        "engine.ports",
+        "engine.record",
+        "language",
+        "system",
+        "database",
+        "probes",
+        "steps",
+        "records",
+    },
     "cli": {"cli", "session", "look", "operate", "records", "engine.record", "language"},
 }
 NEVER = {
@@ -47,7 +57,9 @@ def test_a_room_knows_only_what_it_may(room: str) -> None:
     for path in sorted((PACKAGE / room).glob("*.py")):
         for name in sorted(imports(path)):
             if name.startswith("runbook"):
-                known = any(name == base or name.startswith(f"{base}.") or base.startswith(f"{name}.") for base in allowed)
+                known = any(
+                    name == base or name.startswith(f"{base}.") or base.startswith(f"{name}.") for base in allowed
+                )
                 assert known, f"{path.relative_to(PACKAGE)} imports {name}"
             assert name not in NEVER.get(room, set()), f"{path.relative_to(PACKAGE)} imports {name}"
 
@@ -76,5 +88,7 @@ def test_commands_that_only_read_import_no_driver(arguments: list[str]) -> None:
         "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)\n"
     )
     root = PACKAGE.parent
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=root, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

@@ -167,7 +167,7 @@ def _check(account: Account, data: Mapping[str, Any]) -> None:
     if verdict in ("refuted", "unknown", "skipped"):
         value = visible(data["because"])
     mark = account.style(
-        f"  {_MARKS[shown]} {data['name']:<{account._width}}{'warning: ' if warns else ''}{verdict if shown != 'measured' else 'measured'}",
+        f"  {_MARKS[shown]} {data['name']:<{account._width}}{'warning: ' if warns else ''}{shown}",
         kind,
     )
     account.say(f"{mark}   {value}")

@@ -53,7 +53,7 @@ def funnel() -> Iterator[None]:
         sys.exit(CANCELLED)
     except (click.exceptions.Exit, click.ClickException, click.Abort):
         raise
-    except Exception:  # the last resort: a fault of this program, told in full so that it can be mended
+    except Exception:  # noqa: BLE001 - the last resort: a fault of this program, told in full so that it can be mended
         click.echo(f"error: a fault in runbook {__version__}, not in your runbook. Please report this:", err=True)
         click.echo(traceback.format_exc(), err=True)
         sys.exit(ERRORED)

@@ -50,8 +50,8 @@ def command(
 
     Exit codes: 0 passed, 1 refuted, 2 usage, 3 blocked, 4 failed, 5 invalid, 6 errored, 7 locked, 130 cancelled.
     """
-    from runbook.session import Options, execute
     from runbook.operate.servers import database_targets
+    from runbook.session import Options, execute
 
     if bool(overrides) != bool(reason):
         raise click.UsageError("--override and --reason go together")

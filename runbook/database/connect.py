@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: how they are opened, what values look like on the way in and out, and the one door for driver errors."""
+"""Connections to PostgreSQL: how they are opened, what values look like on the way in and out, the one door for errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ _SETTINGS: dict[str, Any] = {
 
 
 class ServerError(RunbookError):
-    """PostgreSQL refused something. `position` is the offset from 0 in the statement, or None; `lost` says the connection is gone."""
+    """PostgreSQL refused something.
+
+    `position` is the offset from 0 in the statement, or None; `lost` says that the connection is gone.
+    """
 
     def __init__(self, message: str, *, position: int | None = None, lost: bool = False, sqlstate: str = "") -> None:
         super().__init__(message)
@@ -142,7 +145,11 @@ class _Context(NamedTuple):
     connection: None = None
 
 
-_AS_TEXT = ["uuid", "inet", "cidr", "macaddr", "macaddr8", "bit", "varbit", "interval", "money", "xml", "int4range", "int8range", "numrange", "daterange", "tsrange", "tstzrange", "int4multirange", "int8multirange", "nummultirange", "datemultirange", "tsmultirange", "tstzmultirange"]
+_AS_TEXT = [
+    *("uuid", "inet", "cidr", "macaddr", "macaddr8", "bit", "varbit", "interval", "money", "xml"),
+    *("int4range", "int8range", "numrange", "daterange", "tsrange", "tstzrange"),
+    *("int4multirange", "int8multirange", "nummultirange", "datemultirange", "tsmultirange", "tstzmultirange"),
+]
 
 
 @lru_cache(maxsize=1)

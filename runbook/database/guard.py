@@ -1,8 +1,8 @@
 """The read-only guard: what a check may ask of a server, and how the server itself enforces it.
 
-One REPEATABLE READ, READ ONLY transaction, pinned by a first statement so that its mode cannot change; one statement a message (the
-extended protocol); each between a savepoint and its rollback; the transaction's state looked at after each, and at the end the
-server asked whether anything was written. A superuser can leave this guard, and `enforced` says so.
+One REPEATABLE READ, READ ONLY transaction, pinned by a first statement so that its mode cannot change; one statement a
+message (the extended protocol); each between a savepoint and its rollback; the transaction's state looked at after each,
+and at the end the server asked whether anything was written. A superuser can leave this guard, and `enforced` says so.
 """
 
 from __future__ import annotations

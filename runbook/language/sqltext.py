@@ -95,9 +95,10 @@ def query_columns(sql: str) -> list[str] | None:
     return [name for name in names if name is not None] if all(names) else None
 
 
-_AFTER_LIST = frozenset(
-    ["from", "where", "group", "having", "order", "limit", "offset", "fetch", "for", "union", "intersect", "except", "window", "into"]
-)
+_AFTER_LIST = {
+    *("from", "where", "group", "having", "order", "limit", "offset", "fetch", "for"),
+    *("union", "intersect", "except", "window", "into"),
+}
 
 
 def _select_list(code: list[Token]) -> list[list[Token]] | None:

@@ -85,9 +85,7 @@ class Audit:
         newest = int(_migrations()[-1].name.split("_")[0])
         current = _version(connection)
         if current > newest:
-            raise AuditError(
-                f"the audit is of version {current}, and this program knows {newest}: install a newer runbook"
-            )
+            raise AuditError(f"the audit is of version {current}, this program knows {newest}: install a newer runbook")
         if current == newest:
             return
         try:
@@ -100,8 +98,8 @@ class Audit:
             if error.sqlstate not in ("42501", "25006"):
                 raise
             raise AuditError(
-                f"the role {connection.info.user} may not create the schema `runbook` for the audit ({error}); give the output of "
-                "`runbook audit schema` to your DBA, or set audit: {enabled: false} to keep only the journal"
+                f"the role {connection.info.user} may not create the schema `runbook` for the audit ({error}); give the "
+                "output of `runbook audit schema` to your DBA, or set audit: {enabled: false} to keep only the journal"
             ) from None
 
     def add(self, line: Line) -> None:

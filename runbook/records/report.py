@@ -18,7 +18,7 @@ class ReportError(RunbookError):
 
 
 def write_report(path: Path, template: Path | None, record: Record, run_id: str) -> Path:
-    """Writes the run log of `record` at `path`, or beside it under the run's id where something stands there. Raises ReportError."""
+    """Writes the run log of `record` at `path`, or beside it with the run's id in its name. Raises ReportError."""
     text = run_log(record) if template is None else render_template(template, record)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

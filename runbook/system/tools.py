@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Tools(NamedTuple):
     """The world of one run, as far as probes and steps may touch it.
 
-    `mask` takes secrets out of what comes in; `query` asks within the open snapshot; `database` opens a connection that may write; `interrupt` is told how to break off
-    what is being waited for, or None when there is nothing.
+    `mask` takes secrets out of what comes in; `query` asks within the open snapshot; `database` opens a connection that may
+    write; `interrupt` is told how to break off what is being waited for, or None when there is nothing.
     """
 
     folder: Path

@@ -23,9 +23,15 @@ STEP = "steps:\n  add:\n    sql: INSERT INTO items SELECT generate_series(1, 3)\
 CASES = {
     "passed": (0, "expectations:\n  items.total: {delta: 3}\n" + STEP),
     "refuted": (1, "expectations:\n  items.total: {delta: 4}\n" + STEP),
-    "blocked": (3, "preflight:\n  room: {sql: SELECT count(*) FROM items, returns: value, expect: result > 5}\n" + STEP),
+    "blocked": (
+        3,
+        "preflight:\n  room: {sql: SELECT count(*) FROM items, returns: value, expect: result > 5}\n" + STEP,
+    ),
     "failed": (4, "steps:\n  add: {sql: SELECT 1/0}\n"),
-    "errored": (6, "preflight:\n  room: {sql: SELECT count(*) FROM nowhere, returns: value, expect: result > 5}\n" + STEP),
+    "errored": (
+        6,
+        "preflight:\n  room: {sql: SELECT count(*) FROM nowhere, returns: value, expect: result > 5}\n" + STEP,
+    ),
 }
 
 
