@@ -113,14 +113,17 @@ def find_psql() -> str | None:
     return next((path for path in found if os.access(path, os.X_OK)), None)
 
 
-def interleaved(programs: Sequence[Program], runs: int) -> dict[str, list[Sample]]:
-    """`runs` rounds of A B C…, so that whatever else the machine does meets all alike."""
+def interleaved(
+    programs: Sequence[Program], runs: int, besides: Callable[[], None] = lambda: None
+) -> dict[str, list[Sample]]:
+    """`runs` rounds of A B C… and `besides`, so that whatever else the machine does meets all alike."""
     for program in programs:
         program.try_out()
     samples: dict[str, list[Sample]] = {program.name: [] for program in programs}
     for number in range(runs):
         for program in programs:
             samples[program.name].append(program.run())
+        besides()
         progress(f"round {number + 1} of {runs}")
     progress("")
     return samples

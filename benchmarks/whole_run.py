@@ -21,7 +21,6 @@ from benchmarks.bench import (
     interleaved,
     machine,
     milliseconds,
-    progress,
     ratio,
     server,
     table,
@@ -29,8 +28,15 @@ from benchmarks.bench import (
 )
 
 COOKBOOK = Path(__file__).resolve().parent / "cookbook"
-FURTHER = "SELECT COUNT(*) FROM postings WHERE posting_id = {}"
+FURTHER = "SELECT COUNT(*) FROM postings WHERE posting_id = {n}"
+CHECK = f"  further_{{n}}: {{sql: {FURTHER}, returns: value, expect: result >= 0}}"
+CHAOS_PROBE = f"""\
+  - type: probe
+    name: further_{{n}}
+    tolerance: 0
+    provider: {{type: python, module: chaos_probes, func: value, arguments: {{sql: {FURTHER}}}}}"""
 RUNBOOK, SCRIPT, PSQL, PER_QUERY, CHAOS = "runbook exec", "(a) psycopg script", "(b) one psql -f", "(c) psql per query", "(d) Chaos Toolkit"
+MANY = 1000  # further checks from which on a third of the rounds is enough
 MOST_PROCESSES = 100  # further checks beyond which a process for each is not waited for
 
 
@@ -65,23 +71,19 @@ def _programs(folder: Path, url: str, given: argparse.Namespace, further: int) -
         return Program(name, argv, known, folder)
 
     script = str(copy(COOKBOOK / "straight_line.py", folder))
-    runbook = _extended(folder, "runbook.yaml", further, "  further_{0}: {{sql: %s, returns: value, expect: result >= 0}}" % FURTHER)
+    runbook = _extended(folder, "runbook.yaml", further, CHECK)
     found = [program(SCRIPT, python, script, str(further)), program(RUNBOOK, *console_script(folder), "exec", runbook)]
     if given.psql:
-        file = _extended(folder, "one_file.sql", further, FURTHER + ";")
+        file = _extended(folder, "one_file.sql", further, f"{FURTHER};")
         found.append(program(PSQL, given.psql, "-X", "-q", "-d", url, "-f", file))
     if given.psql and further <= MOST_PROCESSES:
         found.append(program(PER_QUERY, "/bin/sh", str(COOKBOOK / "psql_per_query.sh"), given.psql, str(further)))
     if given.chaostoolkit:
         copy(COOKBOOK / "chaos_probes.py", folder)
-        probe = f"  - {{{{type: probe, name: further_{{0}}, tolerance: 0, provider: {_CHAOS_PROVIDER}}}}}"
-        experiment = _extended(folder, "chaos.yaml", further, probe)
+        experiment = _extended(folder, "chaos.yaml", further, CHAOS_PROBE)
         argv = (given.chaostoolkit, "-m", "chaostoolkit", "--no-version-check", "run", experiment)
         found.append(Program(CHAOS, argv, {**known, "PYTHONPATH": str(folder)}, folder))
     return found
-
-
-_CHAOS_PROVIDER = f'{{{{type: python, module: chaos_probes, func: value, arguments: {{{{sql: "{FURTHER}"}}}}}}}}'
 
 
 def _extended(folder: Path, name: str, further: int, line: str) -> str:
@@ -89,7 +91,7 @@ def _extended(folder: Path, name: str, further: int, line: str) -> str:
     text = (COOKBOOK / name).read_text(encoding="utf-8")
     mark = "-- further" if name.endswith(".sql") else "# further"
     copied = folder / f"{further}_{name}"
-    copied.write_text(text.replace(mark, "\n".join(line.format(number) for number in range(further))), encoding="utf-8")
+    copied.write_text(text.replace(mark, "\n".join(line.replace("{n}", str(number)) for number in range(further))), encoding="utf-8")
     return str(copied)
 
 
@@ -113,24 +115,23 @@ def _growth(folder: Path, url: str, given: argparse.Namespace) -> tuple[list[str
     """What one further check costs, beside what its query costs in a loop of nothing but queries."""
     rows = []
     for further in given.queries:
-        runs = max(3, given.runs // (3 if further >= 1000 else 1))
-        plain, extended = _programs(folder, url, given, 0), _programs(folder, url, given, further)
-        names = {program.name for program in extended}
-        bases = interleaved([program for program in plain if program.name in names], runs)
-        grown = interleaved(extended, runs)
-        own = median(_query_seconds(url, further) for _ in range(runs))
-        rows.append([f"{further} further: query alone", milliseconds(own)[:-1] + f"{own * 1e5 % 1:.0f}"[-1:], "", ""])
-        rows += [_growth_row(program, further, bases, grown, own) for program in extended]
-    return ["a further check", "ms", "beside its query", "peak MB"], rows
+        runs = max(3, given.runs // 3) if further >= MANY else given.runs
+        extended = _programs(folder, url, given, further)
+        plain = [program for program in _programs(folder, url, given, 0) if program.name in {item.name for item in extended}]
+        renamed = [program._replace(name=f"{further} {program.name}") for program in extended]
+        loops: list[float] = []
+        samples = interleaved([*plain, *renamed], runs, lambda count=further: loops.append(_query_seconds(url, count)))
+        own = median(loops)
+        rows.append([f"{further}: the query alone", f"{own * 1000:.2f}", "", ""])
+        for program in extended:
+            each = _each(samples[program.name], samples[f"{further} {program.name}"], further)
+            beside = f"{(each - own) * 1000:.2f}"
+            rows.append([f"{further}: {program.name}", f"{each * 1000:.2f}", beside, f"{program.peak():.0f}"])
+    return ["a further check, of", "ms", "beside its query", "peak MB"], rows
 
 
-def _growth_row(
-    program: Program, further: int, bases: dict[str, list[Sample]], grown: dict[str, list[Sample]], own: float
-) -> list[str]:
-    base = median(sample.wall for sample in bases[program.name])
-    each = (median(sample.wall for sample in grown[program.name]) - base) / further
-    progress(f"memory of {program.name}")
-    return [f"{further} further: {program.name}", f"{each * 1000:.2f}", f"{(each - own) * 1000:.2f}", f"{program.peak():.0f}"]
+def _each(plain: Sequence[Sample], extended: Sequence[Sample], further: int) -> float:
+    return median((more.wall - less.wall) / further for less, more in zip(plain, extended, strict=True))
 
 
 def _query_seconds(url: str, further: int) -> float:
@@ -141,7 +142,7 @@ def _query_seconds(url: str, further: int) -> float:
         connection.execute("SELECT 1")
         began = time.perf_counter()
         for number in range(further):
-            connection.execute(FURTHER.format(number)).fetchone()  # type: ignore[arg-type]
+            connection.execute(FURTHER.replace("{n}", str(number))).fetchone()  # type: ignore[arg-type]
         return (time.perf_counter() - began) / further
 
 

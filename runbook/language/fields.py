@@ -181,6 +181,8 @@ class Fields:
             self.wrong((*where, "body"), "json and body exclude each other", at="key")
         headers = item.get("headers") or {}
         auth = item.get("auth") or {}
+        if auth and ("bearer" in auth) == bool({"username", "password"} & set(auth)):
+            self.wrong((*where, "auth"), "give bearer, or username and password", at="key")
         return Request(
             methods[0],
             url,

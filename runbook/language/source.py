@@ -157,8 +157,6 @@ def _expect_regular(facts: os.stat_result, shown: str) -> None:
     if not stat.S_ISREG(facts.st_mode):
         kind = next((name for test, name in _KINDS if test(facts.st_mode)), "no regular file")
         raise whole_file(shown, f"this is {kind}, not a file", "name a file")
-    if facts.st_size > MAX_BYTES:
-        raise _too_large(shown)
 
 
 def _too_large(shown: str) -> InvalidRunbook:

@@ -136,6 +136,13 @@ def test_an_alias_has_a_place_of_its_own_and_its_content_keeps_its_own() -> None
     assert document.text.splitlines()[0][41] == "1"
 
 
+def test_an_empty_value_behind_an_anchor_is_the_anchor() -> None:
+    document = parse("a:\n  - &x # comment\n  - b\nc: &y # comment\nd: *x\n")
+    assert document.value_span(("a", 0)) == (2, 6, 1)
+    assert document.value_span(("c",)) == (4, 1, 1)
+    assert document.locate(("d",), 0) == (5, 4)
+
+
 def test_merged_keys_point_at_where_they_were_written() -> None:
     document = parse(ALIASES)
     assert document.data["merged"] == {"retry": 4, "sql": "SELECT 1", "deep": {"x": 1}, "own": 5}
@@ -288,6 +295,7 @@ def test_the_caret_fits_a_long_line(before: int, after: int) -> None:
     caret = min(problem.column, CARET_LIMIT) - 1
     assert problem.source[caret : caret + problem.width] == "bad"
     assert len(problem.source) <= SOURCE_WIDTH
+    assert problem.source.startswith("…") == (problem.column > CARET_LIMIT)
     assert problem.source.endswith("…") == (len(text) - (problem.column - 1 - caret) > SOURCE_WIDTH)
 
 

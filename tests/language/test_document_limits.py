@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ def test_large_files_are_not_read_to_their_end(tmp_path: Path) -> None:
     assert whole(path) == "the file is larger than 1048576 bytes"
     os.truncate(path, 1 << 40)
     assert whole(path) == "the file is larger than 1048576 bytes"
+    assert "larger" in refused(lambda: parse_document(b"a: 1\n".ljust(MEGABYTE + 1), "f"))[0].message
 
 
 def test_a_file_of_unknown_size_is_read_to_the_limit() -> None:
@@ -126,7 +128,7 @@ def test_other_encodings_are_named(encoding: str) -> None:
     [
         (b"a: \xe9\n", 1, 4),
         ("é: ü".encode() + b"\r\n\xc3\xa9\xc3", 2, 2),
-        (b"\xef\xbb\xbfa: 1\n# \xff", 2, 3),
+        (b"\xef\xbb\xbfa: 1\n# \xff x", 2, 3),
         (b"a: \xed\xa0\x80", 1, 4),
         (b"a: \xc0\x80", 1, 4),
     ],
@@ -170,9 +172,10 @@ def test_aliases_count_in_full() -> None:
     bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
     [problem] = refused(lambda: parse_document(bomb, "f"))
     assert problem.line == 6 and "100000 values, aliases counted in full" in problem.message
-    long = f"a: &a {'x' * 200_000}\nb: [{', '.join(['*a'] * 100)}]\n"
-    [problem] = refused(lambda: parse_document(long, "f"))
-    assert problem.line == 2 and problem.source and "characters, aliases counted in full" in problem.message
+    for value in ("x" * 200_000, f"[[{'x' * 200_000}]]"):
+        long = f"a: &a {value}\nb: [{', '.join(['*a'] * 100)}]\n"
+        [problem] = refused(partial(parse_document, long, "f"))
+        assert problem.line == 2 and problem.source and "characters, aliases counted in full" in problem.message
 
 
 def test_length_of_a_value() -> None:
@@ -217,6 +220,7 @@ NASTY = {
     "%": "%" * MEGABYTE,
     "%TAG": "".join(f"%TAG !a{i}! b\n" for i in range(60_000)) + "--- a: b\n",
     "%TAG below": "a: 1\n...\n" + "".join(f"%TAG !a{i}! b\n" for i in range(60_000)) + "--- a: b\n",
+    "%TAG right below": "a: 1\n" + "".join(f"%TAG !a{i}! b\n" for i in range(60_000)) + "--- a: b\n",
     "%TAG behind comments": "# \n" * 340_000 + "%TAG ! b",
     "tabs": "\t" * MEGABYTE,
     "tab behind spaces": "a:\n" + " " * (MEGABYTE // 2) + "\t b: c",
