@@ -104,6 +104,8 @@ class _Session:
         self.operator = options.operator or system_operator()
         self.key = self._decided(("lock",), lambda: runbook.lock.render(self._scope()))
         self.world = World(runbook, self.id, self.project, options.database, cancellation, stack, fresh=options.fresh)
+        self.operator = self.world.masks.text(self.operator)
+        self._refuse_secret(("lock",), self.key)
 
     def _scope(self, **run: Any) -> dict[str, Any]:
         known: dict[str, Any] = {"params": self.params, "runbook": {"name": self.runbook.name}}
@@ -117,6 +119,10 @@ class _Session:
             return action()
         except EvaluationError as error:
             raise InvalidRunbook([self.runbook.document.problem(where, str(error))]) from None
+
+    def _refuse_secret(self, where: tuple[str, ...], text: str) -> None:
+        if self.world.masks.text(text) != text:
+            raise InvalidRunbook([self.runbook.document.problem(where, "a secret would stand here in the open")])
 
     # --- before anything is measured --------------------------------------------------------------------------
 
@@ -188,6 +194,7 @@ class _Session:
             self.report = Path.cwd() / self._decided(("report", "path"), place)
             if not self.report.exists():
                 break
+        self._refuse_secret(("report", "path"), str(self.report))
         self.inputs = Inputs(
             params=self.params,
             secrets=self.world.secrets,
@@ -256,7 +263,7 @@ class _Session:
     def _write_report(self) -> None:
         """Renders the run log from the journal on disk."""
         try:
-            path = write_report(self.report, self.runbook.report_template, self.books.read_back(), self.id)
+            path = write_report(self.report, self.books.read_back())
         except ReportError as error:
             self.books.record["problems"].append({"message": f"the run log was not written: {error}"})
             return

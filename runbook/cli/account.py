@@ -11,6 +11,7 @@ import click
 
 from runbook.engine.record import Event
 from runbook.language.problems import Problem
+from runbook.language.source import CARET_LIMIT
 from runbook.language.values import as_text, brief, duration_text
 from runbook.records.markdown import visible
 
@@ -44,7 +45,9 @@ def problem_text(problem: Problem) -> str:
     lines = [f"{place}: {where}{problem.message}"]
     if problem.source and problem.line:
         number = f"{problem.line:>5}"
-        before = "".join("\t" if char == "\t" else " " for char in problem.source[: problem.column - 1])
+        before = "".join(
+            "\t" if char == "\t" else " " for char in problem.source[: min(problem.column, CARET_LIMIT) - 1]
+        )
         lines += [
             f"{number} | {visible(problem.source, keep=chr(9))}",
             f"{' ' * len(number)} | {before}{'^' * problem.width}",

@@ -10,7 +10,7 @@ import click
 from runbook.cli.account import Account
 from runbook.cli.documents import print_document, refusal
 from runbook.cli.errors import exit_code, tell
-from runbook.cli.files import given_params, load_file, params_options
+from runbook.cli.files import database_targets, given_params, load_file, params_options
 from runbook.language.problems import RunbookError
 
 
@@ -41,7 +41,6 @@ def command(
     Exit codes: 0 all that had to hold holds, 3 a check is refuted, 5 invalid, 6 something could not be found out.
     """
     from runbook.look import check
-    from runbook.operate.servers import database_targets
 
     account = Account()
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
+
+import click
 
 from runbook.cli.errors import exit_code
 from runbook.engine.record import Record, empty_record
@@ -11,16 +12,21 @@ from runbook.language.problems import InvalidRunbook, RunbookError
 from runbook.language.values import dumps
 
 
-def refusal(error: RunbookError, file: str) -> Record:
+class NotPrinted(RunbookError):
+    """Standard output does not take the document."""
+
+
+def refusal(error: RunbookError | click.ClickException, file: str) -> Record:
     """The document of a run that did not begin."""
     record = empty_record()
-    code = exit_code(error)
+    code = exit_code(error) if isinstance(error, RunbookError) else error.exit_code
     verdict = {6: "errored", 7: "locked"}.get(code)
     record["run"].update({"id": "", "runbook": file, "verdict": verdict, "exit_code": code, "because": str(error)})
     if isinstance(error, InvalidRunbook):
         record["problems"] = [dict(problem.as_data()) for problem in error.problems]
     else:
-        record["problems"] = [{"message": str(error)}]
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        record["problems"] = [{"message": message}]
     holder = getattr(error, "holder", None)
     if holder is not None:
         record["problems"][0]["holder"] = holder._asdict()
@@ -29,5 +35,10 @@ def refusal(error: RunbookError, file: str) -> Record:
 
 def print_document(record: Any) -> None:
     """Prints a record without what only folding needs."""
-    sys.stdout.write(dumps({key: value for key, value in record.items() if key != "declared"}) + "\n")
-    sys.stdout.flush()
+    text = dumps({key: value for key, value in record.items() if key != "declared"})
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise NotPrinted(f"the JSON document could not be printed: {error.strerror}") from None

@@ -17,6 +17,17 @@ from runbook.language.problems import InvalidRunbook, RunbookError
 INVALID, ERRORED, LOCKED, CANCELLED = 5, 6, 7, 130
 
 
+def open_standard_streams() -> None:
+    """Opens /dev/null where 0, 1 or 2 is closed, so that no journal or socket gets that number and is written into."""
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            stream = os.fdopen(number, "r" if number == 0 else "w", closefd=False)
+            setattr(sys, name, stream)
+
+
 def exit_code(error: BaseException) -> int:
     """The documented exit code for an exception of ours."""
     if isinstance(error, InvalidRunbook):

@@ -12,7 +12,7 @@ import click
 from runbook.cli.account import Account
 from runbook.cli.documents import print_document, refusal
 from runbook.cli.errors import exit_code, tell
-from runbook.cli.files import given_params, load_file, params_options
+from runbook.cli.files import database_targets, given_params, load_file, params_options
 from runbook.language.problems import RunbookError
 
 
@@ -50,7 +50,6 @@ def command(
 
     Exit codes: 0 passed, 1 refuted, 2 usage, 3 blocked, 4 failed, 5 invalid, 6 errored, 7 locked, 130 cancelled.
     """
-    from runbook.operate.servers import database_targets
     from runbook.session import Options, execute
 
     if bool(overrides) != bool(reason):

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from runbook.language.document import read_document
 from runbook.language.load import load, param_value
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
@@ -65,12 +66,45 @@ def given_params(runbook: Runbook, params: tuple[str, ...], file: Path | None) -
     """The params that were given, by name. Raises InvalidRunbook or a usage error."""
     found: dict[str, Any] = {}
     if file is not None:
-        from runbook.language.document import read_document
-
-        found.update(read_document(file, str(file)).data)
+        found.update(_from_file(runbook, file))
+    seen: set[str] = set()
     for text in params:
         name, equals, value = text.partition("=")
         if not equals:
             raise click.UsageError(f"-p {text}: write -p NAME=VALUE")
+        if name in seen:
+            raise click.UsageError(f"-p {name} is given twice")
+        seen.add(name)
         found[name] = param_value(runbook, name, value)
+    return found
+
+
+def _from_file(runbook: Runbook, file: Path) -> dict[str, Any]:
+    document = read_document(file, str(file))
+    unknown = [name for name in document.data if name not in runbook.params]
+    problems = [
+        document.problem((name,), f"there is no param `{name}`", did_you_mean(name, runbook.params), at="key")
+        for name in unknown
+    ]
+    if problems:
+        raise InvalidRunbook(problems)
+    return dict(document.data)
+
+
+def database_targets(runbook: Runbook, values: tuple[str, ...]) -> dict[str, str]:
+    """What `--database [NAME=]URL` means: a URL without a name is for the connection of audit, lock and clock."""
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, url = value.partition("=")
+        named = bool(equals) and "://" not in name and ("://" in url or url == "embedded")
+        if equals and (named or name in runbook.connections):
+            if name not in runbook.connections:
+                raise click.UsageError(
+                    f"--database {name}=…: no such connection; {did_you_mean(name, runbook.connections)}"
+                )
+            found[name] = url
+        elif runbook.audit.connection:
+            found[runbook.audit.connection] = value
+        else:
+            raise click.UsageError("--database: the runbook declares no postgres connection")
     return found

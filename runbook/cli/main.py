@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
 from runbook import __version__
-from runbook.cli.errors import funnel
+from runbook.cli.errors import funnel, open_standard_streams
 
 COMMANDS = {
     "exec": "Run a runbook: predict, run, measure, judge, record, report.",
@@ -35,9 +37,20 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def invoke(self, ctx: click.Context) -> object:
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        open_standard_streams()
         with funnel():
+            return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            if "--json" in sys.argv:
+                from runbook.cli.documents import print_document, refusal
+
+                print_document(refusal(error, ""))
+            raise
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -13,10 +13,10 @@ from runbook.cli.documents import print_document
 def command(run: str, as_json: bool) -> None:
     """Show RUN (an id, a unique beginning of one, or `last`) as its run log."""
     from runbook.operate.runs import find_run, record_of
-    from runbook.records.runlog import run_log
+    from runbook.records.report import render
 
     record = record_of(find_run(run))
     if as_json:
         print_document(record)
     else:
-        click.echo(run_log(record), nl=False)
+        click.echo(render(record), nl=False)

@@ -10,7 +10,7 @@ import click
 
 from runbook.cli.account import problem_text
 from runbook.cli.errors import INVALID
-from runbook.cli.files import load_file
+from runbook.cli.files import database_targets, load_file
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, Problem
 from runbook.language.values import dumps
@@ -52,7 +52,7 @@ def command(files: tuple[str, ...], databases: tuple[str, ...], as_json: bool) -
 
 def _prepared(runbook: Runbook, databases: tuple[str, ...], notes: list[str]) -> list[Problem]:
     from runbook.operate.prepare import prepare_all
-    from runbook.operate.servers import database_targets, project_folder, resolve
+    from runbook.operate.servers import project_folder, resolve
 
     with ExitStack() as stack:
         servers = resolve(runbook, database_targets(runbook, databases), project_folder(Path(runbook.path)), stack)

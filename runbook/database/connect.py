@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import RawCursor, abc, adapt, pq
+from psycopg.adapt import PyFormat
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
+from psycopg.types.numeric import Int4, Int4Dumper, Int8, Int8Dumper, IntNumeric, IntNumericDumper
 from psycopg.types.string import StrDumperUnknown, TextLoader
 
 from runbook.language.problems import RunbookError
@@ -89,7 +91,8 @@ def server_error(error: psycopg.Error) -> ServerError:
     """What the server said, in one line or two, with its hint."""
     diag = error.diag
     text = diag.message_primary or str(error).strip() or type(error).__name__
-    parts = [text.removeprefix("connection failed: "), diag.message_detail, diag.message_hint]
+    hint = diag.message_hint or ("write its type behind it: {{ … }}::text" if diag.sqlstate == "42P18" else None)
+    parts = [text.removeprefix("connection failed: "), diag.message_detail, hint]
     lost = isinstance(error, psycopg.OperationalError) and (diag.sqlstate is None or diag.sqlstate[:2] in ("08", "57"))
     lost = lost and diag.sqlstate != "57014"
     position = int(diag.statement_position) - 1 if diag.statement_position else None
@@ -169,8 +172,33 @@ def _adapters() -> _Context:
     for name in ("json", "jsonb"):
         adapters.register_loader(name, _ExactJson)
     adapters.register_dumper(Jsonb, _JsonbDumper)
+    adapters.register_dumper(int, _IntDumper)
     adapters.register_dumper(Output, StrDumperUnknown)
     return _Context(adapters)
+
+
+def _int_type(number: int) -> type:
+    if -(2**31) <= number < 2**31:
+        return Int4
+    return Int8 if -(2**63) <= number < 2**63 else IntNumeric
+
+
+_INT_DUMPERS: dict[type, type[adapt.Dumper]] = {Int4: Int4Dumper, Int8: Int8Dumper, IntNumeric: IntNumericDumper}
+
+
+class _IntDumper(adapt.Dumper):
+    """Whole numbers as integer, bigint or numeric, but never smallint, whose arrays and functions are nobody's choice."""
+
+    oid = psycopg.adapters.types["int4"].oid
+
+    def get_key(self, obj: int, format: PyFormat) -> abc.DumperKey:
+        return _int_type(obj)
+
+    def upgrade(self, obj: int, format: PyFormat) -> adapt.Dumper:
+        return _INT_DUMPERS[_int_type(obj)](int)
+
+    def dump(self, obj: int) -> bytes:
+        return str(obj).encode()
 
 
 class _JsonbDumper(adapt.Dumper):
@@ -185,8 +213,10 @@ class _JsonbDumper(adapt.Dumper):
 def bound(values: tuple[Any, ...]) -> list[Any]:
     """Values as the driver takes them; a mapping needs its type said. Raises ServerError."""
     for index, value in enumerate(values, 1):
-        if isinstance(value, Mapping):
-            raise ServerError(f"value ${index} is a mapping, and SQL needs to know as what: write {{{{ … | jsonb }}}}")
+        if isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(v, Mapping) for v in value)):
+            raise ServerError(
+                f"value ${index} is a mapping or has one in it; say what it is to be: {{{{ … | jsonb }}}}"
+            )
         if isinstance(value, str) and "\x00" in value:
             raise ServerError(f"value ${index} has a NUL character, which PostgreSQL cannot store in text")
     return list(values)

@@ -12,7 +12,7 @@ def shape(columns: list[str], rows: list[tuple[Any, ...]], returns: str) -> Any:
     """Rows of named columns as `returns` says. Raises ServerError where they do not have that shape."""
     if returns in ("value", "row") and len(rows) != 1:
         raise ServerError(f"`returns: {returns}` wants exactly one row, and {len(rows)} came")
-    if returns in ("value", "column") and len(columns) != 1:
+    if returns in ("value", "column") and rows and len(columns) != 1:
         raise ServerError(
             f"`returns: {returns}` wants exactly one column, and {len(columns)} came: {', '.join(columns)}"
         )
@@ -28,7 +28,7 @@ def shape(columns: list[str], rows: list[tuple[Any, ...]], returns: str) -> Any:
 
 
 def _map(columns: list[str], rows: list[tuple[Any, ...]]) -> dict[str, Any]:
-    if len(columns) < 2:
+    if rows and len(columns) < 2:
         raise ServerError("`returns: map` wants at least two columns, and one came")
     _refuse_twins(columns[1:])
     found: dict[str, Any] = {}

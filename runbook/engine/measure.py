@@ -75,6 +75,9 @@ def unmeasured(work: Work, which: str, section: Literal["preflight", "postcondit
 def judge_check(work: Work, check: Check, read: Read) -> Any:
     """Asks, judges and records one check; returns what later expressions see of it."""
     began = work.ports.monotonic()
+    if check.section == "preflight" and work.stopping():
+        value = Absent(f"{check.shown} was not asked: the run was cancelled")
+        return _conclude(work, check, Judgement("unknown", "not asked: the run was cancelled"), value, None, 0.0)
     try:
         if check.when is not None and not check.when.holds(work.scope):
             value = Absent(f"{check.shown} was skipped")
@@ -103,8 +106,9 @@ def _attempt(work: Work, check: Check, read: Read) -> tuple[Judgement, Any, Answ
     try:
         if check.probe is None:
             judgement = judge_conditions(check.expect, work.scope)
-            return judgement, judgement.verdict == "passed", None
-        answer = read(check.probe, work.scope, check.timeout)
+            unclear = Absent(f"{check.shown} is unknown: {judgement.because}")
+            return judgement, unclear if judgement.verdict == "unknown" else judgement.verdict == "passed", None
+        answer = read(check.probe, work.scope, _limit(work, check))
         scope = {**work.scope, **answer.names, "result": answer.result}
         if check.select is not None and not answer.trouble:
             answer = answer._replace(result=check.select.evaluate(scope))
@@ -117,10 +121,23 @@ def _attempt(work: Work, check: Check, read: Read) -> tuple[Judgement, Any, Answ
     return judgement, answer.result, answer
 
 
+def _limit(work: Work, check: Check) -> float:
+    """Seconds for one attempt: the run's own limit shortens the preflight's; what comes after the steps is always measured."""
+    if check.section == "postconditions":
+        return check.timeout
+    limit = work.remaining(check.timeout)
+    if limit <= 0:
+        raise CannotTell(f"the run's own time limit of {work.runbook.timeout:g} s is over")
+    return limit
+
+
 def _until(work: Work, check: Check) -> tuple[Judgement, Any, Answer | None, int]:
     """Asks again until the check holds or the time is over, each time in a transaction of its own."""
     assert check.until is not None
-    deadline = work.ports.monotonic() + check.until.timeout
+    patience = check.until.timeout
+    if check.section == "preflight":
+        patience = max(work.remaining(patience), 0)
+    deadline = work.ports.monotonic() + patience
     attempts = 0
     while True:
         attempts += 1

@@ -237,10 +237,11 @@ def _step_judged(record: Record, data: Data) -> None:
 def _finished(record: Record, data: Data) -> None:
     facts: Any = {key: data[key] for key in ("verdict", "exit_code", "finished_at", "duration", "because")}
     record["run"].update(facts)
-    for expectation in record["expectations"].values():
+    own = [item for step in record["steps"].values() for item in step.get("expectations", {}).values()]
+    for expectation in [*record["expectations"].values(), *own]:
         if expectation["verdict"] is None:
             expectation["verdict"] = "unknown"
-            expectation["because"] = expectation["because"] or "no step was started, so nothing was measured afterwards"
+            expectation["because"] = expectation["because"] or "nothing was measured afterwards"
 
 
 def _audit_closed(record: Record, data: Data) -> None:

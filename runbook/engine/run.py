@@ -20,7 +20,7 @@ def run(runbook: Runbook, inputs: Inputs, ports: Ports) -> RunVerdict:
     work = Work.begin(runbook, inputs, ports)
     _before(work)
     _predict(work)
-    gate = _audit_started(work, _gate(work))
+    gate = _audit_started(work, _gate(work) or _in_time(work))
     if not gate and not work.stopping():
         work.started = True
         _steps(work)
@@ -73,6 +73,13 @@ def _stopped_by(work: Work, tallies: list[Tally]) -> str:
     if "refuted" in found:
         return "blocked"
     return "errored" if "unknown" in found or work.unmeasured_states else ""
+
+
+def _in_time(work: Work) -> str:
+    if work.remaining(1) > 0:
+        return ""
+    work.reasons.append(f"the run's own time limit of {work.runbook.timeout:g} s is over before the first step")
+    return "errored"
 
 
 def _audit_started(work: Work, gate: str) -> str:
@@ -139,6 +146,10 @@ def _aftermath(work: Work) -> None:
     ):
         if not due or not stage:
             continue
+        trouble = work.ports.settle()
+        if trouble:
+            work.lost_footing(trouble)
+            return
         work.ports.emit("stage.entered", {"stage": stage[0].stage})
         for step in stage:
             if not run_step(work, step):
@@ -147,7 +158,7 @@ def _aftermath(work: Work) -> None:
 
 def _conclude(work: Work, gate: str) -> RunVerdict:
     return conclude(
-        cancelled=work.cancelled_because is not None,
+        cancelled=work.stopping(),
         stopped_at_gate="" if work.started else gate,
         failed=work.failed,
         found=verdicts(work.tallies, work.inputs.strict) | ({"unknown"} if work.unmeasured_states else set()),

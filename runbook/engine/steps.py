@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runbook.engine import predictions
-from runbook.engine.judge import Judgement, Prediction, judge_conditions, names_any
+from runbook.engine.judge import Judgement, Prediction, Tally, judge_conditions, names_any, verdicts
 from runbook.engine.measure import absent_states, measure
 from runbook.engine.ports import Acted, CannotTell
 from runbook.engine.work import Work, rounded
@@ -25,6 +25,11 @@ def run_step(work: Work, step: Step) -> bool:
         assert step.when is not None
         return _settle(work, step, "skipped", f"`when` is false: {step.when.explain(work.scope)}", {}, [])
     registered = predictions.register(work, step.expectations, step.name) if step.expectations else {}
+    for item in step.expectations:
+        because = registered[item.name].because
+        if because and verdicts([Tally(item.name, "unknown", item.severity)], work.inputs.strict):
+            work.lost_footing(f"{step.stage}.{step.name} is not started: {item.name} could not be predicted: {because}")
+            return False
     before = _snapshot(work, f"steps.{step.name}.before") if step.expectations else {}
     facts, because, attempts = _attempts(work, step)
     verdict = "failed" if because else "passed"
@@ -77,7 +82,7 @@ def _attempts(work: Work, step: Step) -> tuple[dict[str, Any], str, list[dict[st
 
 def _attempt(work: Work, step: Step, number: int, done: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
     began = work.ports.monotonic()
-    limit = work.remaining(step.timeout)
+    limit = work.remaining(step.timeout) if step.stage == "steps" else step.timeout
     try:
         if limit <= 0:
             raise CannotTell(f"the run's own time limit of {work.runbook.timeout:g} s is over")

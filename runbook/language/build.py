@@ -13,6 +13,7 @@ from runbook.language.document import Document, Where
 from runbook.language.fields import Fields, seconds
 from runbook.language.names import PROBE_NAMES, Shape
 from runbook.language.problems import Problem, did_you_mean
+from runbook.language.reports import template_trouble
 from runbook.language.schema import param_errors
 
 DEFAULT_REPORT = "logs/{{ runbook.name }}_{{ run.stamp }}.md"
@@ -260,13 +261,19 @@ def _step(fields: Fields, stage: model.Stage, name: str, item: Mapping[str, Any]
     )
 
 
-def _report_template(fields: Fields, report: Mapping[str, Any]) -> Path | None:
+def _report_template(fields: Fields, report: Mapping[str, Any]) -> str | None:
+    """The text of the author's own template for the run log, looked at for what can be known now."""
     if "template" not in report:
         return None
-    path: Path = fields.folder / report["template"]
-    if not path.is_file():
-        fields.wrong(("report", "template"), f"there is no file {path}", "paths are relative to the runbook's folder")
-    return path
+    where: Where = ("report", "template")
+    document = fields.read(fields.folder / report["template"], where)
+    if document is None:
+        return None
+    trouble = template_trouble(document.text)
+    if trouble is not None:
+        line, message = trouble
+        fields.wrong(where, f"{report['template']}:{line}: {message}")
+    return document.text
 
 
 def _audit(fields: Fields) -> model.AuditRows:

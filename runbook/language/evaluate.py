@@ -56,7 +56,7 @@ def follow(chain: Chain, evaluation: Evaluation) -> Any:
     value = _root(chain[0], evaluation)
     for depth, key in enumerate(chain[1:], 1):
         value = _member(value, key, ".".join(chain[:depth]))
-    return _present(value)
+    return present(value)
 
 
 def _root(name: str, evaluation: Evaluation) -> Any:
@@ -66,7 +66,7 @@ def _root(name: str, evaluation: Evaluation) -> Any:
 
 
 def _member(value: Any, key: Any, shown: str) -> Any:
-    value = _present(value) if not (isinstance(value, Absent) and value.null) else value
+    value = present(value) if not (isinstance(value, Absent) and value.null) else value
     if isinstance(value, Absent):
         return value
     if value is None:
@@ -86,7 +86,7 @@ def _no_member(value: Any, key: Any, shown: str) -> str:
     return f"{message}: it is {brief(value)}"
 
 
-def _present(value: Any) -> Any:
+def present(value: Any) -> Any:
     if isinstance(value, Absent):
         if value.null:
             return None
@@ -115,7 +115,7 @@ def _reason(error: Exception) -> str:
 
 
 def _value(node: nodes.Node, evaluation: Evaluation) -> Any:
-    return _present(evaluate(node, evaluation))
+    return present(evaluate(node, evaluation))
 
 
 def _const(node: Any, evaluation: Evaluation) -> Any:
@@ -134,7 +134,7 @@ def _getitem(node: Any, evaluation: Evaluation) -> Any:
     base = evaluate(node.node, evaluation)
     if isinstance(node.arg, nodes.Slice):
         parts = [None if p is None else _value(p, evaluation) for p in (node.arg.start, node.arg.stop, node.arg.step)]
-        return _present(base)[slice(*parts)]
+        return present(base)[slice(*parts)]
     return _member(base, _value(node.arg, evaluation), ".".join(chain_of(node.node)))
 
 
@@ -276,22 +276,23 @@ def _compare(node: Any, evaluation: Evaluation) -> Any:
     for operand in node.ops:
         right = _value(operand.expr, evaluation)
         if not evaluation.nulls:
-            _refuse_null(operand.op, (left_node, left), (operand.expr, right))
+            _refuse_nulls(operand.op, (left_node, left), (operand.expr, right))
         if not _COMPARE[operand.op](exact(left), exact(right)):
             return False
         left_node, left = operand.expr, right
     return True
 
 
-def _refuse_null(operator: str, *sides: tuple[nodes.Node, Any]) -> None:
-    if operator in ("in", "notin") or any(isinstance(n, nodes.Const) and n.value is None for n, _ in sides):
+def _refuse_nulls(operator: str, *sides: tuple[nodes.Node, Any]) -> None:
+    """In a condition a null is neither equal nor unequal to anything, unless null itself is written beside it."""
+    if any(isinstance(node, nodes.Const) and node.value is None for node, _ in sides):
         return
-    for side, value in sides:
+    for side, value in sides[:1] if operator in ("in", "notin") else sides:
+        shown = ".".join(chain_of(side)) or "a value"
         if value is None:
-            shown = ".".join(chain_of(side)) or "a value"
             raise EvaluationError(f"{shown} is null: a comparison with it is neither true nor false (use `is none`)")
         if isinstance(value, Decimal) and value.is_nan():
-            raise EvaluationError(f"{'.'.join(chain_of(side)) or 'a value'} is not a number (NaN)")
+            raise EvaluationError(f"{shown} is not a number (NaN)")
 
 
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
@@ -307,17 +308,26 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _truth(node: nodes.Node, evaluation: Evaluation) -> bool:
-    return bool(_value(node, evaluation))
+    """Whether an operand is true; in a condition only true and false are either."""
+    value = _value(node, evaluation)
+    if not evaluation.nulls and not isinstance(value, bool):
+        shown = ".".join(chain_of(node)) or "an operand"
+        raise EvaluationError(f"{shown} is {brief(value)}, neither true nor false")
+    return bool(value)
 
 
 def _and(node: Any, evaluation: Evaluation) -> Any:
-    left = _value(node.left, evaluation)
-    return _value(node.right, evaluation) if left else left
+    if evaluation.nulls:
+        left = _value(node.left, evaluation)
+        return _value(node.right, evaluation) if left else left
+    return _truth(node.left, evaluation) and _truth(node.right, evaluation)
 
 
 def _or(node: Any, evaluation: Evaluation) -> Any:
-    left = _value(node.left, evaluation)
-    return left if left else _value(node.right, evaluation)
+    if evaluation.nulls:
+        left = _value(node.left, evaluation)
+        return left if left else _value(node.right, evaluation)
+    return _truth(node.left, evaluation) or _truth(node.right, evaluation)
 
 
 def _condition(node: Any, evaluation: Evaluation) -> Any:

@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.parser import Parser
 
-from runbook.language.evaluate import Chain, Evaluation, EvaluationError, Missing, Scope, chain_of, evaluate, follow
+from runbook.language.evaluate import (
+    Chain,
+    Evaluation,
+    EvaluationError,
+    Missing,
+    Scope,
+    chain_of,
+    evaluate,
+    follow,
+    present,
+)
 from runbook.language.problems import RunbookError, did_you_mean
 from runbook.language.sandbox import environment
 from runbook.language.values import brief
@@ -42,7 +52,7 @@ class Expression(NamedTuple):
     def evaluate(self, scope: Scope, *, nulls: bool = True) -> Any:
         """The value over `scope`. With `nulls=False` comparing a null is an error. Raises EvaluationError."""
         try:
-            return evaluate(self.node, Evaluation(scope, nulls))
+            return present(evaluate(self.node, Evaluation(scope, nulls)))
         except RecursionError:
             raise EvaluationError("the expression is nested too deeply") from None
 

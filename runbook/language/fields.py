@@ -109,7 +109,7 @@ class Fields:
         document, text, file = self.document, item[key], None
         if isinstance(text, dict):
             file = self.folder / text["file"]
-            read = self._read(file, (*place, "file"))
+            read = self.read(file, (*place, "file"))
             document, place, text = (read, (), read.text) if read else (document, place, "SELECT 1")
         template = self._sql_template(document, place, text, shape, single)
         connection = self.postgres(where, item)
@@ -133,7 +133,8 @@ class Fields:
             )
         return sql
 
-    def _read(self, file: Path, where: Where) -> Document | None:
+    def read(self, file: Path, where: Where) -> Document | None:
+        """A text file that the runbook names, remembered by its hash; a file that cannot be read is a problem at `where`."""
         try:
             document = read_text(file, str(file))
         except InvalidRunbook as error:

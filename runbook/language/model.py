@@ -206,7 +206,7 @@ class Runbook(NamedTuple):
     on_failure: tuple[Step, ...]
     finally_: tuple[Step, ...]
     report_path: Template
-    report_template: Path | None
+    report_template: str | None
     audit: AuditRows
     remedies: dict[str, Remedy]
     timeout: float | None

@@ -57,7 +57,7 @@ def shape_at(stage: str, data: Mapping[str, Any], metrics: Mapping[str, list[str
     if reached >= STAGES.index("audit.started"):
         tree["expectations"] = _expectations(data)
     if reached >= STAGES.index("steps"):
-        tree["audit"] = {"started": ANY}
+        tree["audit"] = {"started": ANY} if "started" in (data.get("audit") or {}) else {}
         tree["steps"] = _steps(data)
     if reached >= STAGES.index("postconditions"):
         tree |= {"after": measured, "delta": measured}

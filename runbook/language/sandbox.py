@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from runbook.language.values import Identifier, Jsonb, Output, as_text, dumps, to_data
+from runbook.language.values import Identifier, Jsonb, Output, as_text, brief, dumps, to_data
 
 
 class Environment(ImmutableSandboxedEnvironment):
@@ -30,6 +31,31 @@ class Environment(ImmutableSandboxedEnvironment):
 
 def _identifier(value: Any) -> Identifier:
     return Identifier(tuple(map(as_text, value)) if isinstance(value, list | tuple) else (as_text(value),))
+
+
+_NOT_GIVEN: Any = object()
+
+
+def _int(value: Any, default: Any = _NOT_GIVEN, base: int = 10) -> Any:
+    """A whole number; what is none is an error unless a default is given."""
+    try:
+        return int(value, base) if isinstance(value, str) else int(value)
+    except (TypeError, ValueError, OverflowError):
+        return _default(value, default, "whole number")
+
+
+def _float(value: Any, default: Any = _NOT_GIVEN) -> Any:
+    """A number; what is none is an error unless a default is given."""
+    try:
+        return Decimal(str(value))
+    except ArithmeticError:
+        return _default(value, default, "number")
+
+
+def _default(value: Any, default: Any, wanted: str) -> Any:
+    if default is _NOT_GIVEN:
+        raise ValueError(f"{brief(value)} is not a {wanted}")
+    return default
 
 
 def _subset(value: Any, other: Any) -> bool:
@@ -56,6 +82,13 @@ def environment() -> Environment:
     env.globals.clear()
     for name in ("random", "safe", "forceescape", "xmlattr", "urlize", "pprint"):
         del env.filters[name]
-    env.filters.update(jsonb=Jsonb, identifier=_identifier, tojson=lambda value: dumps(to_data(value)), string=as_text)
+    env.filters.update(
+        jsonb=Jsonb,
+        identifier=_identifier,
+        int=_int,
+        float=_float,
+        tojson=lambda value: dumps(to_data(value)),
+        string=as_text,
+    )
     env.tests.update(subset=_subset, superset=_superset)
     return env

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import yaml
 
-from runbook.language.source import showable
+from runbook.language.source import brief, showable
 
 NO_TAGS = ("tags have no use in a runbook", "remove the tag, or put quotes around a value that starts with `!`")
 NO_SPACE = ("a space is missing after this colon", "write `name: value`")
@@ -67,7 +67,7 @@ def explain(error: yaml.YAMLError, text: str, last: tuple[int, int]) -> Fault:
     for words, diagnose in _DIAGNOSES:
         if any(word in case.says for word in words) and (fault := diagnose(case)):
             return fault._replace(message=showable(fault.message))
-    reason = getattr(error, "problem", None) or str(error)
+    reason = brief(str(getattr(error, "problem", None) or error), 80)
     return _here(case, f"this is not YAML: {reason}", "look at quotes, colons and indentation, here and above")
 
 
@@ -121,7 +121,9 @@ def _after_quote(case: Case) -> Fault | None:
 
 
 def _quote_hint(case: Case) -> str:
-    return f"put a comma before it, or {QUOTE_WHOLE.removeprefix('put ')}" if "flow" in case.says else QUOTE_WHOLE
+    if "flow" in case.says:
+        return "put a comma before it, or quotes around the whole value"
+    return f"{QUOTE_WHOLE}, and use the other kind of quotes inside it"
 
 
 def _colon(case: Case) -> Fault:

@@ -74,7 +74,7 @@ class Books:
         )
         connect = partial(self._world.connect, name)
         try:
-            self._audit = Audit(connect(), connect)
+            self._audit = Audit(connect)
             self._stack.callback(self._audit.close)
             self._audit.open(identity)
         except (ServerError, AuditError) as error:
@@ -138,11 +138,14 @@ class Books:
         from runbook.database.connect import ServerError
 
         assert self._audit is not None
+        self._world.cancellation.interrupt_with(self._audit.cancel)
         try:
             self._audit.flush()
             return self._audit.rows(_statements(sql, scope))
         except ServerError as error:
             raise CannotTell(str(error)) from None
+        finally:
+            self._world.cancellation.interrupt_with(None)
 
     def close_run(self, sql: Sql | None, scope: Scope) -> Confirmation:
         """The user's closing row and the closing record in one transaction."""
@@ -153,11 +156,8 @@ class Books:
         try:
             statements, trouble = (_statements(sql, scope) if sql else []), ""
         except (ServerError, EvaluationError) as error:
-            statements, trouble = [], f"audit.finished: {error}"
-        confirmation = self._audit.close_run(self.record["run"], statements)
-        if trouble and confirmation.status == "confirmed":
-            return confirmation._replace(status="failed", because=trouble)
-        return confirmation
+            statements, trouble = [], str(error)
+        return self._audit.close_run(self.record["run"], statements, trouble)
 
     def read_back(self) -> Record:
         """The record as the journal on disk tells it. Raises JournalError."""

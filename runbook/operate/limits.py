@@ -53,4 +53,6 @@ def _alarm(file: str) -> Iterator[None]:
 
 
 def _refused(file: str, message: str) -> InvalidRunbook:
-    return InvalidRunbook([Problem(file, 0, 0, "", message, "look for a pattern that backtracks, or make the file smaller")])
+    return InvalidRunbook(
+        [Problem(file, 0, 0, "", message, "look for a pattern that backtracks, or make the file smaller")]
+    )

@@ -47,6 +47,7 @@ def opening(
         "circumstances": {
             "file": str(runbook.path),
             "text": runbook.document.text,
+            "template": runbook.report_template,
             "command_line": list(command_line),
             "versions": versions(runbook),
             "connections": connections,

@@ -86,17 +86,3 @@ def project_folder(runbook_path: Path) -> Path:
         if (folder / ".runbook").is_dir():
             return folder / ".runbook"
     return Path.cwd() / ".runbook"
-
-
-def database_targets(runbook: Runbook, values: tuple[str, ...]) -> dict[str, str]:
-    """What `--database [NAME=]URL` means: a URL without a name is for the connection of audit, lock and clock."""
-    found: dict[str, str] = {}
-    for value in values:
-        name, equals, url = value.partition("=")
-        if equals and name in runbook.connections:
-            found[name] = url
-        elif runbook.audit.connection:
-            found[runbook.audit.connection] = value
-        else:
-            raise CannotStart(f"--database {name}: the runbook declares no postgres connection")
-    return found

@@ -1,4 +1,4 @@
-"""The `file` probe: what lies at a path. A file that is not there is an answer: `exists` is false."""
+"""The `file` probe: what lies at a path. A file that is not there is no answer unless the check is about `exists`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read(probe: File, scope: Scope, timeout: float, tools: Tools) -> Answer:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return Answer({"path": str(path), "exists": False, **nothing})
+        return Answer({"path": str(path), "exists": False, **nothing}, {}, f"there is no file {path}", "exists")
     except OSError as error:
         raise CannotTell(f"{path}: {error.strerror}") from None
     found = {
@@ -59,7 +59,7 @@ def _contents(path: Path, timeout: float) -> dict[str, Any]:
                 start = start or chunk
                 size += len(chunk)
                 if time.monotonic() > deadline or size > MAX_HASHED:
-                    raise CannotTell(f"{path} is too large to be read within {timeout:g} s")
+                    raise CannotTell(f"{path} is too large to be read within {timeout:.4g} s")
     except OSError as error:
         raise CannotTell(f"{path}: {error.strerror}") from None
     whole = start.decode("utf-8", "backslashreplace") if size <= MAX_TEXT else None

@@ -13,7 +13,7 @@ def read(probe: Request, scope: Scope, timeout: float, tools: Tools) -> Answer:
     """Sends the request; the result is the JSON body, or the text where it is none."""
     exchange = render_request(probe, scope, tools.http_urls)
     try:
-        names = tools.mask(send(exchange, timeout))
+        names = send(exchange, timeout, tools)
     except HttpError as error:
         raise CannotTell(str(error)) from None
     result = names["text"] if names["json"] is None else names["json"]

@@ -19,5 +19,5 @@ def read(probe: Sql, scope: Scope, timeout: float, tools: Tools) -> Answer:
         return Answer(shape(rows.columns, rows.rows, probe.returns), dropped=rows.dropped)
     except ServerError as error:
         if error.sqlstate == "57014" and "timeout" in str(error):
-            raise CannotTell(f"no answer within {timeout:g} s (statement timeout)") from None
+            raise CannotTell(f"no answer within {timeout:.4g} s (statement timeout)") from None
         raise CannotTell(str(error)) from error

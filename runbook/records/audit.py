@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 import psycopg
 
 from runbook.database.connect import Connection, ServerError, translated
+from runbook.engine.judge import EXIT_CODES
 from runbook.engine.ports import Confirmation
 from runbook.language.problems import RunbookError
 from runbook.language.values import Jsonb
 from runbook.records.journal import Line, chain
 
 _SQL = Path(__file__).parent / "sql"
+STATEMENT_MS = 60_000
+LOCK_MS = 30_000
 _MIGRATION_LOCK = 0x72756E626F6F6B
 
 
@@ -58,9 +61,9 @@ def _migrations() -> list[Path]:
 class Audit:
     """Writes one run. Lines wait here until they are flushed; the journal has them already."""
 
-    def __init__(self, connection: Connection, reconnect: Callable[[], Connection]) -> None:
-        self._connection: Connection | None = connection
-        self._reconnect = reconnect
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._connection: Connection | None = None
+        self._reconnect = connect
         self._waiting: list[Line] = []
         self._identity: Identity | None = None
         self._epoch = 0
@@ -149,8 +152,15 @@ class Audit:
         """Runs the user's own statements in one transaction; the first value of the last one that returns any."""
         return user_rows(self._ready(), statements)
 
-    def close_run(self, closing: Mapping[str, Any], statements: list[tuple[str, list[Any]]]) -> Confirmation:
-        """The user's rows, the last events and the closing record in one transaction; then its chain's head."""
+    def close_run(
+        self, closing: Mapping[str, Any], statements: list[tuple[str, list[Any]]], trouble: str = ""
+    ) -> Confirmation:
+        """The user's rows, the last events and the closing record in one transaction; then its chain's head.
+
+        `trouble` says why the user's rows cannot even be tried.
+        """
+        if trouble:
+            return self._close_without(closing, trouble)
         try:
             return Confirmation("confirmed", self._close_run(closing, statements))
         except ServerError as error:
@@ -179,6 +189,8 @@ class Audit:
 
     def _close_without(self, closing: Mapping[str, Any], because: str) -> Confirmation:
         """The closing record alone, where the user's own row cannot be written."""
+        if closing["verdict"] == "passed":
+            closing = {**closing, "verdict": "errored", "exit_code": EXIT_CODES["errored"]}
         try:
             head = self._close_run(closing, [])
         except ServerError as error:
@@ -199,7 +211,19 @@ class Audit:
     def _ready(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self._connection = self._reconnect()
+            self._bound()
         return self._connection
+
+    def _bound(self) -> None:
+        """No statement, the user's own included, may take for ever."""
+        assert self._connection is not None
+        with translated():
+            self._connection.execute(f"SET statement_timeout = {STATEMENT_MS}; SET lock_timeout = {LOCK_MS}")
+
+    def cancel(self) -> None:
+        """Breaks off the statement that is running."""
+        if self._connection is not None:
+            self._connection.cancel()
 
     def close(self) -> None:
         if self._connection is not None:

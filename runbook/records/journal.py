@@ -55,7 +55,9 @@ class Journal:
         self.previous = GENESIS
         self.seq = 0
         try:
-            folder.mkdir(parents=True, mode=0o700)
+            folder.parent.parent.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(exist_ok=True, mode=0o700)
+            folder.mkdir(mode=0o700)
             self._descriptor = os.open(
                 self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW, 0o600
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -94,6 +95,8 @@ def _forms(secret: str) -> Iterable[str]:
             continue
         yield part
         yield dumps(part)[1:-1]
+        yield json.dumps(part, ensure_ascii=False)[1:-1]
+        yield quote(part)
         yield quote(part, safe="")
         yield quote_plus(part)
         raw = part.encode()

@@ -10,6 +10,8 @@ from typing import Any
 
 from runbook.engine.record import Record
 from runbook.language.problems import RunbookError
+from runbook.language.values import as_text, duration_text
+from runbook.records.markdown import code, plain
 from runbook.records.runlog import run_log
 
 
@@ -17,15 +19,15 @@ class ReportError(RunbookError):
     """The run log cannot be rendered or written."""
 
 
-def write_report(path: Path, template: Path | None, record: Record, run_id: str) -> Path:
+def write_report(path: Path, record: Record) -> Path:
     """Writes the run log of `record` at `path`, or beside it with the run's id in its name. Raises ReportError."""
-    text = run_log(record) if template is None else render_template(template, record)
+    text = render(record)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.parent / f".{path.name}.{secrets.token_hex(4)}"
         _write(aside, text)
         try:
-            for place in (path, path.with_stem(f"{path.stem}_{run_id}")):
+            for place in (path, path.with_stem(f"{path.stem}_{record['run']['id']}")):
                 with suppress(FileExistsError):
                     os.link(aside, place, follow_symlinks=False)
                     return place
@@ -43,31 +45,33 @@ def _write(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def render_template(path: Path, record: Record) -> str:
+def render(record: Record) -> str:
+    """The run log of a finished run: by the author's own template where there is one. Raises ReportError."""
+    text = record["circumstances"].get("template")
+    return run_log(record) if text is None else _by_template(text, record)
+
+
+def _by_template(text: str, record: Record) -> str:
     """A run log by a Jinja template that sees the keys of the record, and `run_log`, the default one."""
-    from jinja2 import StrictUndefined, TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2 import TemplateError
 
-    from runbook.language.values import as_text, duration_text
-    from runbook.records.markdown import code, plain
+    from runbook.language.reports import NAMES, report_environment
 
-    def escaped(value: Any) -> str:
-        return value if isinstance(value, _Safe) else plain(value)
-
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, finalize=escaped, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = report_environment().overlay(finalize=_escaped)
     environment.filters.update(
         code=lambda value: _Safe(code(value, cell=True)),
         duration=lambda value: _Safe(duration_text(float(value))),
         text=lambda value: _Safe(as_text(value)),
     )
+    known: dict[str, Any] = {name: record[name] for name in NAMES if name in record}  # type: ignore[literal-required]
     try:
-        template = environment.from_string(path.read_text(encoding="utf-8"))
-        return template.render({**record, "run_log": _Safe(run_log(record))})
-    except (TemplateError, OSError, ValueError, TypeError, ArithmeticError) as error:
-        line = getattr(error, "lineno", None)
-        raise ReportError(f"{path}{f':{line}' if line else ''}: {error}") from None
+        return environment.from_string(text).render({**known, "run_log": _Safe(run_log(record))})
+    except (TemplateError, ValueError, TypeError, ArithmeticError) as error:
+        raise ReportError(f"the template: {error}") from None
+
+
+def _escaped(value: Any) -> str:
+    return value if isinstance(value, _Safe) else plain(value)
 
 
 class _Safe(str):

@@ -17,9 +17,9 @@ def prepare(action: Request, scope: Scope, timeout: float, tools: Tools) -> Prep
 
 def _send(exchange: Exchange, timeout: float, tools: Tools) -> Acted:
     try:
-        names = tools.mask(send(exchange, timeout))
+        names = send(exchange, timeout, tools)
     except HttpError as error:
-        return Acted({}, str(error))
+        return Acted({}, str(error), cancelled=tools.cancelled() is not None)
     result = names["text"] if names["json"] is None else names["json"]
     why = f"{exchange.what}: status {names['status']}" if names["status"] >= 400 else ""
     return Acted({**names, "result": result, "stdout": names["text"]}, why, "status")

@@ -43,7 +43,7 @@ def _run(action: Sql, statements: list[BoundSql], timeout: float, tools: Tools) 
 
 def _why(error: ServerError, timeout: float) -> str:
     if error.sqlstate == "57014":
-        return f"timed out after {timeout:g} s (statement timeout)"
+        return f"timed out after {timeout:.4g} s (statement timeout)"
     if error.lost:
         return f"{error} (whether it was committed is not known)"
     return str(error)

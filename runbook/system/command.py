@@ -99,7 +99,7 @@ def trouble(outcome: Outcome, timeout: float) -> str:
     if outcome.ended == "not started":
         return outcome.because
     if outcome.ended == "timed out":
-        return f"timed out after {timeout:g} s"
+        return f"timed out after {timeout:.4g} s"
     if outcome.ended == "cancelled":
         return "cancelled"
     if outcome.exit_code == 0:

@@ -11,6 +11,7 @@ from runbook.language.model import Request
 from runbook.language.problems import RunbookError
 from runbook.language.templates import Template, render_text, render_url
 from runbook.language.values import as_text, dumps, loads, to_data
+from runbook.system.tools import Tools
 
 MAX_BODY = 4 * 1024 * 1024
 MAX_REDIRECTS = 5
@@ -65,8 +66,23 @@ def _filled(value: Any, scope: Scope) -> Any:
     return value
 
 
-def send(exchange: Exchange, timeout: float) -> dict[str, Any]:
-    """Sends it; what expressions know of the answer: status, headers, text, json. Raises HttpError."""
+def send(exchange: Exchange, timeout: float, tools: Tools) -> dict[str, Any]:
+    """Sends it; what expressions know of the answer: status, headers, text, json. Raises HttpError, also when cancelled."""
+
+    def break_off() -> None:
+        raise HttpError("cancelled")
+
+    tools.interrupt(break_off)
+    try:
+        if tools.cancelled() is not None:
+            break_off()
+        answer: dict[str, Any] = tools.mask(_send(exchange, timeout))
+        return answer
+    finally:
+        tools.interrupt(None)
+
+
+def _send(exchange: Exchange, timeout: float) -> dict[str, Any]:
     import httpx
 
     deadline = time.monotonic() + timeout
@@ -97,7 +113,7 @@ def _reason(error: Exception, timeout: float) -> str:
     import httpx
 
     if isinstance(error, httpx.TimeoutException):
-        return f"no answer within {timeout:g} s"
+        return f"no answer within {timeout:.4g} s"
     if isinstance(error, httpx.ConnectError):
         return f"nobody answers ({error})" if str(error) else "nobody answers"
     return str(error) or type(error).__name__
@@ -112,11 +128,15 @@ def _answer(response: Any, deadline: float, timeout: float) -> dict[str, Any]:
             if size > MAX_BODY:
                 raise HttpError(f"{response.url}: the answer is larger than {MAX_BODY} bytes")
             if time.monotonic() > deadline:
-                raise HttpError(f"{response.url}: no whole answer within {timeout:g} s")
+                raise HttpError(f"{response.url}: no whole answer within {timeout:.4g} s")
     finally:
         response.close()
     text = b"".join(parts).decode(response.encoding or "utf-8", "backslashreplace")
-    headers = {name.lower(): value for name, value in response.headers.items()}
+    given = dict(response.headers.items())
+    headers = {
+        **{name.title(): value for name, value in given.items()},
+        **{name.lower(): value for name, value in given.items()},
+    }
     return {"status": response.status_code, "headers": headers, "text": text, "json": _json(text)}
 
 

@@ -25,6 +25,7 @@ MISTAKES = [
     ('a: "x\n---\ny"\n', 1, 4, "never closed", 'add the closing "'),
     ('a: "foo\nb: "bar"\n', 2, 5, "text after the closing quote", "opens on line 1"),
     ('a: "foo" bar\n', 1, 10, "text after the closing quote", "the whole value"),
+    ('a: "Run: {{ x["y"] }}"\n', 1, 16, "text after the closing quote", "the other kind of quotes"),
     ("a: 'x' || 'y'\n", 1, 8, "text after the closing quote", "the whole value"),
     ("a: 1\nb: [1, 2\nc: 3\n", 2, 4, "this `[` starts a list that is not closed", "add `]`"),
     ("a: {x: 1\nb: 3\n", 1, 4, "this `{` starts a mapping that is not closed", "add `}`"),

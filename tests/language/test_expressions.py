@@ -45,6 +45,7 @@ VALUES: dict[str, Any] = {
     "result.empty is none": True,
     "false and nothing": False,
     "later": None,
+    "later.x": None,
 }
 
 
@@ -61,6 +62,7 @@ ERRORS = {
     "result.pending.x": "result.pending has no `x`: it is 3",
     "result.empty.x": "result.empty is null and has no `x`",
     "result.empty + 1": "result.empty is null: `+` has no result",
+    "gone": "the steps were not reached",
     "gone > 1": "the steps were not reached",
     "1 // 0": "division by zero",
     "'a' + 1": 'can only concatenate str (not "int") to str',

@@ -25,13 +25,9 @@ SHAPES = {
     "lock: ''\n": [(3, 7, "lock", "must not be empty")],
     "timeout: 5\n": [(3, 10, "timeout", "must be text, and is a whole number")],
     "timeout: 5 m\n": [(3, 10, "timeout", '"5 m" cannot stand here')],
-    "connections: {db: {type: mysql}}\n": [
-        (3, 26, "connections.db.type", '"mysql" is not one of "postgres", "http"')
-    ],
+    "connections: {db: {type: mysql}}\n": [(3, 26, "connections.db.type", '"mysql" is not one of "postgres", "http"')],
     "remedies: {r: {sql: x}}\n": [(3, 12, "remedies.r", "`max_rows` is missing")],
-    "steps: {a: {shell: x, retry: {attempts: 0}}}\n": [
-        (3, 41, "steps.a.retry.attempts", "0 is too small: at least 1")
-    ],
+    "steps: {a: {shell: x, retry: {attempts: 0}}}\n": [(3, 41, "steps.a.retry.attempts", "0 is too small: at least 1")],
     "steps: {a: {shel: x, expct: y}}\n": [
         (3, 13, "steps.a.shel", "unknown key"),
         (3, 22, "steps.a.expct", "unknown key"),

@@ -12,7 +12,7 @@ PLACES = {
     "echo a@b": ["bare"],
     'echo "a @ b" @': ["double", "bare"],
     "echo 'a @ b' @": ["single", "bare"],
-    "echo \"it's @\"": ["double"],
+    'echo "it\'s @"': ["double"],
     "echo 'say \"' @": ["bare"],
     r'echo "\" @" @': ["double", "bare"],
     r"echo \' @": ["bare"],

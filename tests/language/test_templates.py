@@ -27,7 +27,7 @@ SCOPE: dict[str, Any] = {
     "yes": True,
     "nothing": None,
     "ids": [3, "x"],
-    "none": [],
+    "empty": [],
     "up": "..",
     "nul": "a\0b",
     "data": {"template": "{{ n }}"},
@@ -57,7 +57,7 @@ def test_text(source: str) -> None:
 
 PROBLEMS = {
     "{{ n": ("a {{ is never closed", 0),
-    "a {{ n } b": ("a {{ is never closed", 2),
+    "a {{ n } b": ("this {{ }} cannot be read: unexpected '}'", 2),
     "a {{ n +": ("a {{ is never closed", 2),
     "a {{ b nosuch }}": ("the expression goes on after its end: `nosuch`", 7),
     "a {{  b | nosuch }}": ("there is no filter `nosuch`", 10),
@@ -84,7 +84,7 @@ ARGUMENTS = {
     "{{ n }}": ["5"],
     "{{ ids }}": ["3", "x"],
     "x{{ ids }}": ['x[3, "x"]'],
-    "{{ none }}": [],
+    "{{ empty }}": [],
     "{{ '' }}": [""],
     "a b": ["a b"],
 }
@@ -136,7 +136,7 @@ SCRIPTS = {
     "true": "true",
     "echo {{ n }}": '_rb0=5\necho "${_rb0}"',
     'echo "{{ t }}"': "_rb0='a b'\"'\"'c'\necho \"${_rb0}\"",
-    "echo {{ n }} {{ t }}": "_rb0=5; _rb1='a b'\"'\"'c'\necho \"${_rb0}\" \"${_rb1}\"",
+    "echo {{ n }} {{ t }}": '_rb0=5; _rb1=\'a b\'"\'"\'c\'\necho "${_rb0}" "${_rb1}"',
 }
 
 
