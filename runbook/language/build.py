@@ -23,9 +23,12 @@ _PROBES = ("sql", "http", "command", "file")
 _ACTIONS = ("command", "shell", "sql", "http")
 
 
-def build(document: Document, path: Path) -> tuple[model.Runbook, list[Problem]]:
-    """The Runbook that `document` describes, and all that is wrong with it; with problems it must not be run."""
-    fields = Fields(document, path.parent)
+def build(document: Document, path: Path, named: Mapping[str, Any]) -> tuple[model.Runbook, list[Problem]]:
+    """The Runbook that `document` describes, and all that is wrong with it; with problems it must not be run.
+
+    `named` has every entry whose name is known, also those that were left out of the document.
+    """
+    fields = Fields(document, path.parent, named)
     data = document.data
     _check_params(fields)
     _check_step_names(fields)
@@ -140,7 +143,7 @@ def _check(
     if "until" in item and "expect" not in item:
         fields.wrong((*where, "until"), "`until` asks again until `expect` holds, and there is no `expect`", at="key")
     remedy = item.get("remedy", "")
-    declared = fields.data.get("remedies") or {}
+    declared = fields.named("remedies")
     if remedy and remedy not in declared:
         fields.wrong(
             (*where, "remedy"),

@@ -29,20 +29,26 @@ def seconds(text: str) -> float:
 class Fields:
     """Parses the fields of one document; what is wrong goes to `problems`, and a harmless stand-in is returned."""
 
-    def __init__(self, document: Document, folder: Path) -> None:
+    def __init__(self, document: Document, folder: Path, named: Mapping[str, Any]) -> None:
         self.document, self.folder = document, folder
         self.data: Mapping[str, Any] = document.data
+        self._named = named
         self.problems: list[Problem] = []
         self.files: dict[str, str] = {}
-        self.metrics = {name: self._columns(item) for name, item in (self.data.get("state") or {}).items()}
-        self.whole = {**shape_at("end", self.data, self.metrics), "result": None}
+        states = self.data.get("state") or {}
+        self.metrics = {name: self._columns(states.get(name, {})) for name in named.get("state") or {}}
+        self.whole = {**shape_at("end", named, self.metrics), "result": None}
 
     def wrong(self, where: Where, message: str, hint: str = "", at: Literal["key", "value"] = "value") -> None:
         self.problems.append(self.document.problem(where, message, hint, at=at))
 
+    def named(self, section: str) -> Mapping[str, Any]:
+        """The entries of a section, also those that were left out for their shape."""
+        return self._named.get(section) or {}
+
     def names(self, stage: str, *extra: str, secrets: bool = False) -> Shape:
         """The names known at `stage`, the `extra` ones too; secrets only where they may stand."""
-        shape = {**shape_at(stage, self.data, self.metrics), **dict.fromkeys(extra)}
+        shape = {**shape_at(stage, self._named, self.metrics), **dict.fromkeys(extra)}
         if not secrets:
             shape.pop("secrets", None)
         return shape

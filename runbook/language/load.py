@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runbook.language.build import build
-from runbook.language.document import parse_scalar, read_document
+from runbook.language.document import Document, Where, parse_scalar, read_document
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
 from runbook.language.schema import param_errors, shape_problems
@@ -17,13 +17,32 @@ def load(path: str | Path) -> Runbook:
     """The runbook in the file at `path`. Raises InvalidRunbook with every problem of the file; reads nothing but files."""
     shown = str(path)
     document = read_document(Path(path), shown)
-    problems = shape_problems(document)
-    if problems:
-        raise InvalidRunbook(problems)
-    runbook, problems = build(document, Path(path).absolute())
+    misshapen = shape_problems(document)
+    if misshapen:
+        raise InvalidRunbook(
+            [*(problem for _, problem in misshapen), *_further(document, Path(path).absolute(), misshapen)]
+        )
+    runbook, problems = build(document, Path(path).absolute(), document.data)
     if problems:
         raise InvalidRunbook(problems)
     return runbook
+
+
+_OF_ENTRIES = ("state", "preflight", "expectations", "steps", "postconditions", "on_failure", "finally", "remedies")
+
+
+def _further(document: Document, path: Path, misshapen: list[tuple[Where, Problem]]) -> list[Problem]:
+    """What else is wrong, beside shape: the entries at fault are left out, though their names stay known."""
+    data = dict(document.data)
+    for where, _ in misshapen:
+        if len(where) >= 2 and where[0] in _OF_ENTRIES and isinstance(data.get(where[0]), dict):
+            data[where[0]] = {name: item for name, item in data[where[0]].items() if name != where[1]}
+        elif where and where[0] in ("title", "hypothesis", "description", "timeout", "report"):
+            data.pop(str(where[0]), None)
+        else:
+            return []
+    _, problems = build(document._replace(data=data), path, document.data)
+    return problems
 
 
 def bind_params(runbook: Runbook, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,11 +50,9 @@ def _validator(schema: Mapping[str, Any]) -> Draft202012Validator:
     return Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
 
 
-def shape_problems(document: Document) -> list[Problem]:
-    """Every place where the document is not of the schema's shape."""
-    return [
-        problem for misfit in _misfits(_runbook_validator(), document.data) for problem in _problems(document, misfit)
-    ]
+def shape_problems(document: Document) -> list[tuple[Where, Problem]]:
+    """Every place where the document is not of the schema's shape, with the path of what is at fault."""
+    return [found for misfit in _misfits(_runbook_validator(), document.data) for found in _problems(document, misfit)]
 
 
 def _misfits(validator: Draft202012Validator, data: Any) -> Iterator[Misfit]:
@@ -110,25 +108,22 @@ def _param_message(misfit: Misfit) -> str:
     return misfit.text
 
 
-def _problems(document: Document, misfit: Misfit) -> Iterator[Problem]:
+def _problems(document: Document, misfit: Misfit) -> Iterator[tuple[Where, Problem]]:
     where = misfit.where
     if misfit.kind == "additionalProperties":
         known = misfit.schema.get("properties", {})
         for key in (key for key in misfit.value if key not in known):
             hint = did_you_mean(key, known) if known else ""
-            yield document.problem((*where, key), "unknown key", hint, at="key")
-        return
-    if misfit.kind == "required":
+            yield (*where, key), document.problem((*where, key), "unknown key", hint, at="key")
+    elif misfit.kind == "required":
         for key in (key for key in misfit.wanted if key not in misfit.value):
             description = misfit.schema.get("properties", {}).get(key, {}).get("description", "")
-            yield document.problem(where, f"`{key}` is missing", description, at="key")
-        return
-    if misfit.of_name:
-        yield document.problem(
-            (*where, misfit.value), f"`{misfit.value}` cannot be a name here", _cure(misfit), at="key"
-        )
-        return
-    yield document.problem(where, _message(misfit), _cure(misfit))
+            yield where, document.problem(where, f"`{key}` is missing", description, at="key")
+    elif misfit.of_name:
+        name = (*where, misfit.value)
+        yield name, document.problem(name, f"`{misfit.value}` cannot be a name here", _cure(misfit), at="key")
+    else:
+        yield where, document.problem(where, _message(misfit), _cure(misfit))
 
 
 def _message(misfit: Misfit) -> str:

@@ -81,6 +81,7 @@ SOUND = (
 UNSOUND = (
     "'{{ x }}'",
     r"E'\'{{ x }}'",
+    r"E'\' || {{ x }} || '",
     "U&'{{ x }}'",
     "'a' 'b{{ x }}'",
     "$$ {{ x }} $$",
@@ -226,8 +227,8 @@ FILTERS = words(
 )
 TESTS = words("defined none number string mapping divisibleby(3) in([1]) subset([1]) superset([1]) even eq(1) lt(2)")
 ATOMS = words(
-    "a b list text nothing a.b a.c.d a['x'] list[0] list[9] none true 0 1 -1 2.5 1e400 'text' '' [] {} [1,'a',none] {'a':1} [{'a':1}] "
-    "a.b.upper() text.split(',') text[1:] text[::-1] list.index(1)"
+    "a b list text nothing a.b a.c.d a['x'] list[0] list[9] none true 0 1 -1 2.5 1e400 'text' '' [] {} [1,'a',none] {'a':1} "
+    "[{'a':1}] a.b.upper() text.split(',') text[1:] text[::-1] list.index(1)"
 )
 OPERATORS = [*words("+ - * / // % ** ~ == != < <= > >= and or in"), "not in"]
 expressions = st.recursive(
@@ -276,8 +277,26 @@ def test_any_text_is_an_expression_or_a_problem(source: str) -> None:
 
 SOURCE = (ROOT / "runbooks" / "wf3001.yaml").read_text(encoding="utf-8")
 MODEL: dict[str, Any] = yaml.safe_load(SOURCE)
-JUNK: tuple[Any, ...] = (None, True, 5, -1.5, "", "x", "a b", "{{", "{{ x }}", "{{ params.limit }}", "}}", "{% if %}", "result", "(", "'", "$1",
-        "5m", [], {}, ["x"], [[]], [None], {"x": 1}, {"sql": "SELECT 1"}, {"file": "/"}, "/dev/null", "9" * 50)  # fmt: skip
+JUNK: tuple[Any, ...] = (
+    *(None, True, 5, -1.5, [], {}, ["x"], [[]], [None], {"x": 1}, {"sql": "SELECT 1"}, {"file": "/"}),
+    *(
+        "",
+        "x",
+        "a b",
+        "{{",
+        "{{ x }}",
+        "{{ params.limit }}",
+        "}}",
+        "{% if %}",
+        "result",
+        "(",
+        "'",
+        "$1",
+        "5m",
+        "9" * 50,
+    ),
+    "/dev/null",
+)
 
 
 def load(folder: Path, content: bytes) -> None:

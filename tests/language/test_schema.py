@@ -37,7 +37,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("text", SHAPES)
 def test_shape(text: str) -> None:
-    found = shape_problems(parse_document(HEAD + text, "x.yaml"))
+    found = [problem for _, problem in shape_problems(parse_document(HEAD + text, "x.yaml"))]
     assert [(p.line, p.column, p.where, p.message) for p in found] == SHAPES[text]
 
 
@@ -53,7 +53,7 @@ HINTS = {
 
 @pytest.mark.parametrize("text", HINTS)
 def test_hint(text: str) -> None:
-    (problem,) = shape_problems(parse_document(HEAD + text, "x.yaml"))
+    (problem,) = [problem for _, problem in shape_problems(parse_document(HEAD + text, "x.yaml"))]
     assert problem.hint == HINTS[text]
 
 

@@ -25,6 +25,7 @@ PLACES = {
     'echo "$(cat @)" @': ["bare", "bare"],
     'echo "$(cat "@") @"': ["double", "double"],
     "echo `cat @` @": ["bare", "bare"],
+    'echo "`cat @` @"': ["bare", "double"],
     "echo $((1 + @)) @": ["arithmetic", "bare"],
     "echo $(((1) + @))": ["arithmetic"],
     "echo ${a:-@} @": ["bare", "bare"],
