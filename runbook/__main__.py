@@ -1,6 +1,6 @@
 """`python -m runbook`."""
 
-from runbook.cli.main import main
+from runbook.cli.main import entry
 
 if __name__ == "__main__":
-    main(prog_name="runbook")
+    entry()

@@ -16,7 +16,7 @@ from runbook.engine.ports import Inputs, Ports, Prepared
 from runbook.engine.record import Event, Record
 from runbook.engine.run import run as run_engine
 from runbook.language.expressions import EvaluationError, Scope
-from runbook.language.load import bind_params
+from runbook.language.load import Marks, bind_params
 from runbook.language.model import Runbook, Step
 from runbook.language.problems import InvalidRunbook
 from runbook.language.templates import render_path
@@ -38,7 +38,8 @@ RECONNECT_FOR = 30.0
 
 
 class Options(NamedTuple):
-    """How a run is to be done, beside what it is. `fresh` asks embedded servers for a throw-away database."""
+    """How a run is to be done, beside what it is. `fresh` asks embedded servers for a throw-away database,
+    `seen` remembers params that were found valid before."""
 
     database: Mapping[str, str] = {}
     operator: str = ""
@@ -47,6 +48,7 @@ class Options(NamedTuple):
     overrides: Mapping[str, str] = {}
     command_line: tuple[str, ...] = ()
     fresh: bool = False
+    seen: Marks | None = None
 
 
 def execute(
@@ -70,7 +72,7 @@ def execute(
     if database:
         named = {runbook.audit.connection: database} if isinstance(database, str) else database
         options = options._replace(database={**options.database, **named})
-    values = bind_params(runbook, params or {})
+    values = bind_params(runbook, params or {}, options.seen)
     cancellation = cancellation or Cancellation()
     with ExitStack() as stack, signals(cancellation):
         session = _Session(runbook, values, options, cancellation, stack)

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 import click
 
 from runbook import __version__
-from runbook.cli.account import problem_text
 from runbook.language.problems import InvalidRunbook, RunbookError
 
 INVALID, ERRORED, LOCKED, CANCELLED = 5, 6, 7, 130
@@ -38,6 +37,8 @@ def exit_code(error: BaseException) -> int:
 def tell(error: RunbookError) -> None:
     """What went wrong, on stderr, for people."""
     if isinstance(error, InvalidRunbook):
+        from runbook.cli.telling import problem_text
+
         for problem in error.problems:
             click.echo(problem_text(problem), err=True)
         count = len(error.problems)

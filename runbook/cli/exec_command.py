@@ -50,13 +50,15 @@ def command(
 
     Exit codes: 0 passed, 1 refuted, 2 usage, 3 blocked, 4 failed, 5 invalid, 6 errored, 7 locked, 130 cancelled.
     """
+    from runbook.operate.seen import Seen
     from runbook.session import Options, execute
 
     if bool(overrides) != bool(reason):
         raise click.UsageError("--override and --reason go together")
     account = Account()
     try:
-        runbook = load_file(file)
+        seen = Seen()
+        runbook = load_file(file, seen=seen)
         unknown = [name for name in overrides if name not in {check.name for check in runbook.preflight}]
         if unknown:
             raise click.UsageError(f"--override {unknown[0]}: there is no such preflight check")
@@ -70,6 +72,7 @@ def command(
                 strict=strict,
                 overrides=dict.fromkeys(overrides, reason),
                 command_line=tuple(sys.argv[1:]),
+                seen=seen,
             ),
             on_event=account.event,
             on_output=account.output,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from runbook.language.document import read_document
-from runbook.language.load import load, param_value
+from runbook.language.load import Marks, load, param_value
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
 from runbook.operate.limits import bounded
@@ -42,11 +42,11 @@ def runbook_file(name: str) -> str:
     )
 
 
-def load_file(name: str, *, memory: bool = False) -> Runbook:
+def load_file(name: str, *, memory: bool = False, seen: Marks | None = None) -> Runbook:
     """The runbook that `name` means, loaded within bounds. Raises InvalidRunbook."""
     path = runbook_file(name)
     with bounded(path, memory=memory):
-        return load(path)
+        return load(path, seen)
 
 
 def params_options(command: Command) -> Command:

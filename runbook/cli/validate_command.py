@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from runbook.cli.account import problem_text
 from runbook.cli.errors import INVALID
 from runbook.cli.files import database_targets, load_file
+from runbook.cli.telling import problem_text
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, Problem
 from runbook.language.values import dumps

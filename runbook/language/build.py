@@ -23,14 +23,18 @@ _PROBES = ("sql", "http", "command", "file")
 _ACTIONS = ("command", "shell", "sql", "http")
 
 
-def build(document: Document, path: Path, named: Mapping[str, Any]) -> tuple[model.Runbook, list[Problem]]:
+def build(
+    document: Document, path: Path, named: Mapping[str, Any], *, known: bool = False
+) -> tuple[model.Runbook, list[Problem]]:
     """The Runbook that `document` describes, and all that is wrong with it; with problems it must not be run.
 
-    `named` has every entry whose name is known, also those that were left out of the document.
+    `named` has every entry whose name is known, also those that were left out of the document. A text that is `known` to be
+    valid is not asked whether its params' defaults fit.
     """
     fields = Fields(document, path.parent, named)
     data = document.data
-    _check_params(fields)
+    if not known:
+        _check_params(fields)
     _check_step_names(fields)
     start = fields.names("start")
     report = data.get("report") or {}

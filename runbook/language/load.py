@@ -4,27 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from runbook.language.build import build
 from runbook.language.document import Document, Where, parse_scalar, read_document
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
 from runbook.language.schema import param_errors, shape_problems
+from runbook.language.values import dumps, to_data
 
 
-def load(path: str | Path) -> Runbook:
-    """The runbook in the file at `path`. Raises InvalidRunbook with every problem of the file; reads nothing but files."""
-    shown = str(path)
-    document = read_document(Path(path), shown)
-    misshapen = shape_problems(document)
+class Marks(Protocol):
+    """A set of keys of what was found valid before."""
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def add(self, key: str) -> None: ...
+
+
+def load(path: str | Path, seen: Marks | None = None) -> Runbook:
+    """The runbook in the file at `path`. Raises InvalidRunbook with every problem of the file; reads nothing but files.
+
+    Texts in `seen` are not asked for their shape again.
+    """
+    document = read_document(Path(path), str(path))
+    known = seen is not None and f"text {document.sha256}" in seen
+    misshapen = [] if known else shape_problems(document)
     if misshapen:
         raise InvalidRunbook(
             [*(problem for _, problem in misshapen), *_further(document, Path(path).absolute(), misshapen)]
         )
-    runbook, problems = build(document, Path(path).absolute(), document.data)
+    runbook, problems = build(document, Path(path).absolute(), document.data, known=known)
     if problems:
         raise InvalidRunbook(problems)
+    if seen is not None and not known:
+        seen.add(f"text {document.sha256}")
     return runbook
 
 
@@ -45,7 +59,7 @@ def _further(document: Document, path: Path, misshapen: list[tuple[Where, Proble
     return problems
 
 
-def bind_params(runbook: Runbook, given: Mapping[str, Any]) -> dict[str, Any]:
+def bind_params(runbook: Runbook, given: Mapping[str, Any], seen: Marks | None = None) -> dict[str, Any]:
     """The params of a run: what was given, defaults for the rest. Raises InvalidRunbook where they do not fit."""
     problems = []
     for name in given:
@@ -63,11 +77,16 @@ def bind_params(runbook: Runbook, given: Mapping[str, Any]) -> dict[str, Any]:
             problems.append(
                 runbook.document.problem(where, f"the param `{name}` is required", f"-p {name}=…", at="key")
             )
-    for name, message in param_errors(runbook.params, {n: v for n, v in values.items() if n in given}).items():
+    judged = {name: value for name, value in values.items() if name in given}
+    key = f"params {runbook.sha256} {dumps(to_data(judged))}"
+    known = not judged or (seen is not None and key in seen)
+    for name, message in ({} if known else param_errors(runbook.params, judged)).items():
         hint = runbook.params[name].get("description", "") or "its schema stands here"
         problems.append(runbook.document.problem(("params", name), f"param `{name}`: {message}", hint, at="key"))
     if problems:
         raise InvalidRunbook(problems)
+    if seen is not None and not known:
+        seen.add(key)
     return values
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,7 @@ def test_a_stop_ends_grandchildren_too_and_a_stubborn_child(
     until((tmp_path / "up").exists)
     pids = [int((tmp_path / name).read_text()) for name in ("child", "grandchild")]
     background.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
     ended = background.end(signal.SIGTERM)
     assert ended.code == 130
     assert ended.document["steps"]["s"]["verdict"] == "cancelled"
@@ -94,14 +96,15 @@ def test_a_stop_ends_grandchildren_too_and_a_stubborn_child(
 def test_a_cancelled_run_still_tidies_up(
     database: Database, start: Callable[..., Background], write: Callable[..., Path], tmp_path: Path
 ) -> None:
-    body = "steps:\n  s: {command: [sleep, '30']}\non_failure:\n  undo: {command: [touch, undone]}\n"
-    write("small.yaml", HEAD + body + "finally:\n  f: {command: [touch, tidied]}\n")
-    background = start("exec", "small.yaml", "--json")
+    database.run(ITEMS)
+    body = "steps:\n  s: {command: [sleep, '30']}\non_failure:\n  undo: {sql: INSERT INTO items VALUES (1)}\n"
+    write("small.yaml", HEAD + DB + body + "finally:\n  tidy: {sql: INSERT INTO items VALUES (2)}\n")
+    background = start("exec", "small.yaml", "--json", env={"DATABASE_URL": database.url})
     background.reached('"step.started"')
     ended = background.end(signal.SIGINT)
     assert ended.code == 130, ended.err
-    assert (tmp_path / "tidied").exists() and not (tmp_path / "undone").exists()
-    assert ended.document["steps"]["f"]["verdict"] == "passed"
+    assert database.rows("SELECT n FROM items") == [(2,)]
+    assert ended.document["steps"]["tidy"]["verdict"] == "passed"
 
 
 def test_cancelled_before_the_first_step_is_cancelled_even_when_a_check_is_refuted(

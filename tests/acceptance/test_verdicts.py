@@ -85,11 +85,9 @@ def test_the_process_exits_as_the_record_says(
     code, body = EXITS[verdict]
     database.run(ITEMS)
     write("small.yaml", HEAD + DB + STATE + body)
-    ended = program("exec", "small.yaml", "--json", env={"DATABASE_URL": database.url})
-    assert (ended.code, ended.document["run"]["verdict"], ended.document["run"]["exit_code"]) == (code, verdict, code)
-    assert verdict in ended.err.splitlines()[-1]
-    without = program("exec", "small.yaml", env={"DATABASE_URL": database.url})
-    assert (without.code, without.out) == (code, "")
+    ended = program("exec", "small.yaml", env={"DATABASE_URL": database.url})
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err.splitlines()[-1].startswith(verdict)
 
 
 def test_override_goes_past_one_refuted_check_and_says_who_and_why(

@@ -1,0 +1,104 @@
+"""Many runbooks in one process: `runbook validate` of 200 files of 60 lines, and a loop over `runbook.execute`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.bench import (
+    Program,
+    Sample,
+    console_script,
+    environment,
+    interleaved,
+    machine,
+    milliseconds,
+    server,
+    table,
+    workplace,
+)
+
+FILES, LINES = 200, 60
+RUNBOOK = Path(__file__).resolve().parent / "cookbook" / "runbook.yaml"
+CHECK = "  further_{}: {{sql: SELECT COUNT(*) FROM postings, returns: value, expect: result > 0}}"
+
+
+def main() -> None:
+    """Prints one table: what a further file costs `validate`, and what a further run costs a process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=15, metavar="N", help="rounds (default 15)")
+    runs = parser.parse_args().runs
+    with workplace() as folder, server(folder) as url:
+        print(f"{machine()}\n")
+        rows = [_row(f"validate, a further file of {LINES} lines", _validation(folder, runs))]
+        rows += [_row(name, seconds) for name, seconds in _runs(folder, url, max(runs, 15)).items()]
+        table(["in one process", "min ms", "median ms"], rows)
+
+
+def _row(name: str, seconds: Sequence[float]) -> list[str]:
+    return [name, milliseconds(min(seconds)), milliseconds(median(seconds))]
+
+
+def _validation(folder: Path, runs: int) -> list[float]:
+    """Seconds a file: a process with 200 files less one with a single file."""
+    text = _of_length(RUNBOOK.read_text(encoding="utf-8"))
+    names = [f"file_{number}.yaml" for number in range(FILES)]
+    for number, name in enumerate(names):
+        (folder / name).write_text(text.replace("name: cookbook", f"name: cookbook_{number}"), encoding="utf-8")
+    command, known = console_script(folder), environment()
+    one = Program("one", (*command, "validate", names[0]), known, folder)
+    all_ = Program("all", (*command, "validate", *names), known, folder)
+    samples = interleaved([one, all_], runs)
+    return [_further(less, more) for less, more in zip(samples["one"], samples["all"], strict=True)]
+
+
+def _further(less: Sample, more: Sample) -> float:
+    return (more.wall - less.wall) / (FILES - 1)
+
+
+def _of_length(text: str) -> str:
+    """The cookbook's runbook brought to 60 lines: without its comments, and cut or filled up in its preflight."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    missing = LINES - len(lines)
+    at = lines.index("expectations:")
+    filled = [*lines[:at], *(CHECK.format(number) for number in range(missing)), *lines[at:]]
+    return "\n".join(filled) + "\n"
+
+
+def _runs(folder: Path, url: str, count: int) -> dict[str, list[float]]:
+    """Seconds of each run, and of loading, in this process; the first ones, which import, are left out."""
+    import runbook
+
+    os.chdir(folder)
+    found: dict[str, list[float]] = {"load": [], "execute": [], "load and execute": []}
+    for number in range(count + 3):
+        loaded: list[runbook.Runbook] = []
+        load = _seconds(lambda into=loaded: into.append(runbook.load(RUNBOOK)))  # type: ignore[misc]
+        run = _seconds(lambda given=loaded: _passed(runbook.execute(given[0], database=url)))  # type: ignore[misc]
+        if number >= 3:
+            for name, seconds in zip(found, (load, run, load + run), strict=True):
+                found[name].append(seconds)
+    return {f"{name}, a further run": seconds for name, seconds in found.items()}
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def _passed(record: object) -> None:
+    verdict = record["run"]["verdict"]  # type: ignore[index]
+    if verdict != "passed":
+        sys.exit(f"the run ended {verdict}")
+
+
+if __name__ == "__main__":
+    main()
