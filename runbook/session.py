@@ -26,7 +26,7 @@ from runbook.operate.circumstances import git_state, host
 from runbook.operate.circumstances import operator as system_operator
 from runbook.operate.lock import FileLock, Holder
 from runbook.operate.opening import opening
-from runbook.operate.servers import CannotStart, project_folder
+from runbook.operate.servers import CannotStart, NoConsent, project_folder
 from runbook.operate.world import World
 from runbook.records.journal import JournalError
 from runbook.records.report import ReportError, write_report
@@ -129,13 +129,16 @@ class _Session:
     # --- before anything is measured --------------------------------------------------------------------------
 
     def take_lock(self, consent: Callable[[str], bool] | None) -> None:
-        """Locks, starts the clock, and asks for consent where a connection is protected."""
-        targets = self.world.targets()
+        """Asks for consent where a connection is protected, then locks and starts the clock."""
+        self._ask_consent(consent)
         self.lock, self.clock = self._lock_by_server() if self.runbook.audit.connection else self._lock_by_file()
         self.stack.callback(self.lock.release)
+
+    def _ask_consent(self, consent: Callable[[str], bool] | None) -> None:
+        targets = self.world.targets()
         for name, item in self.runbook.connections.items():
             if item.protected and (consent is None or not consent(f"{name}: {targets[name]}")):
-                raise CannotStart(f"connection `{name}` is protected ({targets[name]}): consent with --yes")
+                raise NoConsent(f"connection `{name}` is protected ({targets[name]}): consent with --yes")
 
     def _lock_by_file(self) -> tuple[FileLock, Clock]:
         clock = Clock(datetime.now(UTC), time.monotonic())

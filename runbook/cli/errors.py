@@ -13,7 +13,7 @@ import click
 from runbook import __version__
 from runbook.language.problems import InvalidRunbook, RunbookError
 
-INVALID, ERRORED, LOCKED, CANCELLED = 5, 6, 7, 130
+USAGE, INVALID, ERRORED, LOCKED, CANCELLED = 2, 5, 6, 7, 130
 
 
 def open_standard_streams() -> None:
@@ -31,6 +31,8 @@ def exit_code(error: BaseException) -> int:
     """The documented exit code for an exception of ours."""
     if isinstance(error, InvalidRunbook):
         return INVALID
+    if type(error).__name__ == "NoConsent":
+        return USAGE
     return LOCKED if type(error).__name__ == "Locked" else ERRORED
 
 

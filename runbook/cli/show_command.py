@@ -12,11 +12,15 @@ from runbook.cli.documents import print_document
 @click.option("--json", "as_json", is_flag=True, help="Print the record as one JSON document.")
 def command(run: str, as_json: bool) -> None:
     """Show RUN (an id, a unique beginning of one, or `last`) as its run log."""
+    from runbook.operate.limits import bounded
     from runbook.operate.runs import find_run, record_of
     from runbook.records.report import render
 
-    record = record_of(find_run(run))
+    folder = find_run(run)
+    with bounded(str(folder), memory=True):
+        record = record_of(folder)
+        text = "" if as_json else render(record)
     if as_json:
         print_document(record)
     else:
-        click.echo(render(record), nl=False)
+        click.echo(text, nl=False)

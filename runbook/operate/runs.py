@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runbook.engine.record import Record, fold
 from runbook.language.problems import RunbookError, did_you_mean
-from runbook.records.journal import read_journal
+from runbook.records.journal import JournalError, read_journal
 
 
 class NoSuchRun(RunbookError):
@@ -41,4 +41,8 @@ def find_run(name: str) -> Path:
 
 def record_of(folder: Path) -> Record:
     """The record of a run, from its journal alone. Raises JournalError."""
-    return fold(line.event for line in read_journal(folder / "journal.jsonl"))
+    path = folder / "journal.jsonl"
+    try:
+        return fold(line.event for line in read_journal(path))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise JournalError(f"{path}: these are not the events of a run ({type(error).__name__}: {error})") from None

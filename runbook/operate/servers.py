@@ -18,6 +18,10 @@ class CannotStart(RunbookError):
     """A run could not be begun: something it needs is not there."""
 
 
+class NoConsent(CannotStart):
+    """A protected connection, and nobody who consented."""
+
+
 class Servers(NamedTuple):
     """URLs by connection name. `reading` are the URLs that checks use; `notes` say what a person should know."""
 

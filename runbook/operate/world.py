@@ -122,8 +122,8 @@ class World:
         warning = ""
         if not enforced(connection):
             warning = (
-                f"read-only is not enforced on connection {name}: {connection.info.user} is a superuser; "
-                f"cure: put an ordinary role's URL into a variable and name it in connections.{name}.read_env"
+                f"read-only checks on connection {name} are not enforced: superuser ({connection.info.user}); cure: put the "
+                f"URL of an ordinary role into a variable and name it in connections.{name}.read_env"
             )
         self.on_server(name, connection.info.parameter_status("server_version") or "unknown", warning)
 

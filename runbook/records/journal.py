@@ -121,5 +121,5 @@ def _parse(raw: bytes, path: Path, number: int) -> Line:
         return Line(
             Event(data["seq"], data["at"], data["kind"], data["data"]), text + "}", links["previous"], links["hash"]
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise JournalError(f"{path}:{number}: this line is no journal record") from None

@@ -41,9 +41,9 @@ def test_each_item_is_one_argument_and_a_list_becomes_several(shown: Callable[..
   off: {type: "null", default: null}
 """
     off = "['--off', params.off] if params.off is not none else []"
-    arguments = f"""-1, 2.50, "{{{{ params.t }}}}", "{{{{ params.items }}}}", "--n={{{{ params.n }}}}", "{{{{ {off} }}}}", \"\""""
+    arguments = f"""-1, 2.5, "{{{{ params.t }}}}", "{{{{ params.items }}}}", "--n={{{{ params.n }}}}", "{{{{ {off} }}}}", \"\""""
     found = shown(arguments, head=head)
-    assert found[0] == ["-1", "2.50", "a b'c\"d $(id) *", "1", "x y", "--n=7", ""]
+    assert found[0] == ["-1", "2.5", "a b'c\"d $(id) *", "1", "x y", "--n=7", ""]
 
 
 def test_environment_folder_and_standard_input(shown: Callable[..., Any], tmp_path: Path) -> None:
