@@ -19,7 +19,7 @@ from runbook.language.expressions import EvaluationError, Scope
 from runbook.language.load import Marks, bind_params
 from runbook.language.model import Runbook, Step
 from runbook.language.problems import InvalidRunbook
-from runbook.language.templates import render_path
+from runbook.language.templates import render_path, render_text
 from runbook.operate.books import Books, Clock
 from runbook.operate.cancel import Cancellation, signals
 from runbook.operate.circumstances import git_state, host
@@ -104,7 +104,7 @@ class _Session:
         self.id = new_run_id(datetime.now(UTC))
         self.project = project_folder(runbook.path)
         self.operator = options.operator or system_operator()
-        self.key = self._decided(("lock",), lambda: runbook.lock.render(self._scope()))
+        self.key = self._decided(("lock",), lambda: render_text(runbook.lock, self._scope()))
         self.world = World(runbook, self.id, self.project, options.database, cancellation, stack, fresh=options.fresh)
         self.operator = self.world.masks.text(self.operator)
         self._refuse_secret(("lock",), self.key)

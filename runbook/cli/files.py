@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from runbook.language.document import read_document
 from runbook.language.load import Marks, load, param_value
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
-from runbook.operate.limits import bounded
+from runbook.operate.limits import SECONDS, bounded
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _ENDINGS = ("", ".yaml", ".yml")
@@ -25,8 +26,9 @@ def runbook_file(name: str) -> str:
     for folder in folders:
         for ending in _ENDINGS:
             path = folder / f"{name}{ending}"
-            if path.exists() and not path.is_dir():
-                return str(path)
+            with suppress(OSError, ValueError):
+                if path.exists() and not path.is_dir():
+                    return str(path)
     known = sorted(path.stem for path in Path("runbooks").glob("*.y*ml"))
     raise InvalidRunbook(
         [
@@ -42,10 +44,10 @@ def runbook_file(name: str) -> str:
     )
 
 
-def load_file(name: str, *, memory: bool = False, seen: Marks | None = None) -> Runbook:
+def load_file(name: str, *, memory: bool = False, seconds: float = SECONDS, seen: Marks | None = None) -> Runbook:
     """The runbook that `name` means, loaded within bounds. Raises InvalidRunbook."""
     path = runbook_file(name)
-    with bounded(path, memory=memory):
+    with bounded(path, memory=memory, seconds=seconds):
         return load(path, seen)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from runbook.cli.telling import problem_text
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, Problem
 from runbook.language.values import dumps
+from runbook.operate.limits import SECONDS
 
 
 @click.command("validate", short_help="Look for problems in runbooks.")
@@ -29,9 +31,10 @@ def command(files: tuple[str, ...], databases: tuple[str, ...], as_json: bool) -
     """
     problems: list[Problem] = []
     notes: list[str] = []
+    deadline = time.monotonic() + SECONDS
     for file in files:
         try:
-            runbook = load_file(file, memory=True)
+            runbook = load_file(file, memory=True, seconds=deadline - time.monotonic())
             if databases:
                 problems += _prepared(runbook, databases, notes)
         except InvalidRunbook as error:

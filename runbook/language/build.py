@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any, Literal
 
 from runbook.language import model
 from runbook.language.document import Document, Where
-from runbook.language.fields import Fields, seconds
+from runbook.language.fields import Fields
 from runbook.language.names import PROBE_NAMES, Shape
 from runbook.language.problems import Problem, did_you_mean
 from runbook.language.reports import template_trouble
-from runbook.language.schema import param_errors
+from runbook.language.schema import param_errors, schema_trouble
 
 DEFAULT_REPORT = "logs/{{ runbook.name }}_{{ run.stamp }}.md"
 CHECK_TIMEOUT = 60.0
@@ -59,7 +58,7 @@ def build(
         report_template=_report_template(fields, report),
         audit=_audit(fields),
         remedies={name: _remedy(fields, name, item) for name, item in (data.get("remedies") or {}).items()},
-        timeout=seconds(data["timeout"]) if "timeout" in data else None,
+        timeout=fields.duration((), data, "timeout"),
         sha256=document.sha256,
         files=fields.files,
     )
@@ -69,12 +68,11 @@ def build(
 def _check_params(fields: Fields) -> None:
     params: Mapping[str, Mapping[str, Any]] = fields.data.get("params") or {}
     for name, schema in params.items():
-        if "pattern" in schema:
-            try:
-                re.compile(schema["pattern"])
-            except (re.error, RecursionError, OverflowError) as error:
-                fields.wrong(("params", name, "pattern"), f"not a regular expression: {error}")
-                return
+        trouble = schema_trouble(schema)
+        if trouble is not None:
+            at = ("pattern",) if "pattern" in schema and "regular expression" in trouble else ()
+            fields.wrong(("params", name, *at), trouble, "write it out here" if "not followed" in trouble else "")
+            return
     defaults = {name: schema["default"] for name, schema in params.items() if "default" in schema}
     for name, message in param_errors(params, defaults).items():
         fields.wrong(("params", name, "default"), message, "the default must fit its own schema")
@@ -104,6 +102,7 @@ def _connections(fields: Fields) -> dict[str, model.Connection]:
                 fields.wrong((*where, key), f"`{key}` is for postgres connections", at="key")
         if not (env or item.get("default") or "embedded" in item):
             fields.wrong(where, "nothing says where the server is", "env: DATABASE_URL", at="key")
+        _check_url(fields, where, item)
         scripts = []
         for index, text in enumerate(item.get("embedded") or []):
             scripts.append(fields.folder / text)
@@ -120,16 +119,30 @@ def _connections(fields: Fields) -> dict[str, model.Connection]:
     return found
 
 
+def _check_url(fields: Fields, where: Where, item: Mapping[str, Any]) -> None:
+    url = item.get("default", "")
+    schemes = {"http": ("http://", "https://"), "postgres": ("postgres://", "postgresql://")}[item["type"]]
+    plain = item["type"] == "postgres" and ("=" in url or url == "embedded")
+    if url and not url.startswith(schemes) and not plain:
+        fields.wrong((*where, "default"), f"not a URL of a {item['type']} server", f"it begins with {schemes[0]}")
+
+
 def _state(fields: Fields, name: str, item: Mapping[str, Any]) -> model.State:
     where: Where = ("state", name)
     kind = fields.kinds(where, item, _PROBES, needed=True)
+    columns = fields.metrics.get(name)
+    for metric in item.get("labels") or {}:
+        if columns is not None and metric not in columns:
+            fields.wrong(
+                (*where, "labels", metric), f"`{metric}` is not measured", did_you_mean(metric, columns), at="key"
+            )
     return model.State(
         name,
         where,
         fields.probe(where, {**item, "returns": "row"}, kind, "start"),
         fields.select(where, item, kind, "start"),
         item.get("labels") or {},
-        seconds(item["timeout"]) if "timeout" in item else CHECK_TIMEOUT,
+        fields.duration(where, item, "timeout") or CHECK_TIMEOUT,
     )
 
 
@@ -155,7 +168,6 @@ def _check(
             did_you_mean(remedy, declared) or "declare it under remedies:",
         )
     shape = fields.names(section, *(("result",) if kind else ()), *PROBE_NAMES.get(kind, ()))
-    until = item.get("until")
     return model.Check(
         name=name,
         section=section,
@@ -167,11 +179,18 @@ def _check(
         message=fields.message(where, item, shape),
         severity=item.get("severity", "error"),
         when=fields.optional(where, item, "when", fields.names(section)),
-        until=model.Until(seconds(until.get("every", "1s")), seconds(until["timeout"])) if until else None,
+        until=_until(fields, where, item),
         remedy=remedy,
         heading=item.get("section", ""),
-        timeout=seconds(item["timeout"]) if "timeout" in item else CHECK_TIMEOUT,
+        timeout=fields.duration(where, item, "timeout") or CHECK_TIMEOUT,
     )
+
+
+def _until(fields: Fields, where: Where, item: Mapping[str, Any]) -> model.Until | None:
+    if "until" not in item:
+        return None
+    place, until = (*where, "until"), item["until"]
+    return model.Until(fields.duration(place, until, "every") or 1.0, fields.duration(place, until, "timeout") or 1.0)
 
 
 def _expectations(
@@ -189,11 +208,12 @@ def _expectation(fields: Fields, where: Where, name: str, item: Mapping[str, Any
     _check_metric(fields, where, state, metric)
     bounds: Mapping[str, Any] = item["after"] if isinstance(item.get("after"), dict) else item
     forms = [key for key in ("delta", "after") if key in item] + ["bounds"] * bool({"at_least", "at_most"} & set(item))
+    names = "`after`" if "after" in forms[1:] else "at_least, at_most"
     if len(forms) != 1:
         hint = "give one of delta, after, or at_least and at_most"
         fields.wrong(
             where,
-            "says nothing to judge" if not forms else f"`{forms[0]}` and {forms[1]} exclude each other",
+            "says nothing to judge" if not forms else f"`{forms[0]}` and {names} exclude each other",
             hint,
             at="key",
         )
@@ -259,8 +279,10 @@ def _step(fields: Fields, stage: model.Stage, name: str, item: Mapping[str, Any]
         where=where,
         description=item.get("description", ""),
         action=action,
-        timeout=seconds(item["timeout"]) if "timeout" in item else STEP_TIMEOUT,
-        retry=model.Retry(retry["attempts"], seconds(retry.get("delay", "1s")), float(retry.get("backoff", 1))),
+        timeout=fields.duration(where, item, "timeout") or STEP_TIMEOUT,
+        retry=model.Retry(
+            retry["attempts"], fields.duration((*where, "retry"), retry, "delay") or 1.0, float(retry.get("backoff", 1))
+        ),
         when=fields.optional(where, item, "when", fields.names(known)),
         expect=fields.conditions(where, item, shape),
         message=fields.message(where, item, shape),

@@ -18,6 +18,7 @@ from runbook.language.sandbox import environment
 from runbook.language.values import Absent, Output, as_text, brief, exact
 
 MAX_REPEAT = 1_000_000
+MAX_BITS = 4096
 Scope = Mapping[str, Any]
 Chain = tuple[str, ...]
 
@@ -102,7 +103,15 @@ def evaluate(node: nodes.Node, evaluation: Evaluation) -> Any:
         return handler(node, evaluation)
     except SecurityError as error:
         raise EvaluationError(f"not allowed here: {error}") from None
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+    ) as error:
         raise EvaluationError(_reason(error)) from None
 
 
@@ -158,14 +167,19 @@ def _arguments(node: Any, evaluation: Evaluation) -> tuple[list[Any], dict[str, 
     return args, {pair.key: _value(pair.value, evaluation) for pair in node.kwargs}
 
 
-def _bound_growth(name: str, target: Any, args: list[Any], kwargs: Mapping[str, Any]) -> None:
+def _bound_growth(name: str, target: Any, args: list[Any], kwargs: Mapping[str, Any], times: int = 1) -> None:
+    """Refuses what would grow beyond bounds, before it is done; `map` does it to each of its items."""
     given = [*args, *kwargs.values()]
-    numbers = [arg for arg in given if isinstance(arg, int | Decimal)]
-    if name in _GROWING and any(number > MAX_REPEAT for number in numbers):
-        raise EvaluationError(f"`{name}` with a number above {MAX_REPEAT}")
+    if name == "map" and isinstance(target, list | tuple) and args and isinstance(args[0], str):
+        largest = max(target, key=lambda item: len(item) if isinstance(item, str | list | tuple) else 0, default="")
+        _bound_growth(args[0], largest, args[1:], kwargs, max(len(target), 1))
+    numbers: list[Any] = [abs(arg) for arg in given if isinstance(arg, int | Decimal) and not isinstance(arg, bool)]
+    most = 1000 if name == "round" else MAX_REPEAT
+    if name in _GROWING and any(number * (1 if name == "round" else times) > most for number in numbers):
+        raise EvaluationError(f"`{name}` with a number that large")
     if name in ("replace", "join", "format", "translate") and isinstance(target, str | list | tuple):
         widths = [len(arg) for arg in given if isinstance(arg, str)] + [1]
-        if len(target) * max(widths) > 10 * MAX_REPEAT:
+        if len(target) * max(widths) * times > 10 * MAX_REPEAT:
             raise EvaluationError(f"`{name}` would make too long a text")
     texts = [part for part in (target, *given) if isinstance(part, str)]
     if name == "format" and any(re.search(r"\d{5}", part) for part in texts):
@@ -229,8 +243,12 @@ def _context() -> Context:
 def _settled(value: Any) -> Any:
     if isinstance(value, GeneratorType | map | filter | zip):
         value = list(value)
-    if isinstance(value, Undefined):
-        raise Missing("the value asked for does not exist")
+    parts = [value, *(value if isinstance(value, list) else ())]
+    parts += [inner for part in parts[1:] if isinstance(part, tuple) for inner in part]
+    for part in parts:
+        if isinstance(part, Undefined):
+            name = part._undefined_name
+            raise Missing(f"not every item has `{name}`" if name else "the value asked for does not exist")
     if isinstance(value, str) and type(value) not in (str, Output):
         return str.__str__(value)
     return exact(value)
@@ -250,7 +268,10 @@ def _binary(node: Any, evaluation: Evaluation) -> Any:
         raise EvaluationError("`%` works on numbers; use `~` to join text")
     if operator == "/" and isinstance(left, int) and isinstance(right, int):
         left = Decimal(left)
-    return exact(_BINARY[operator](exact(left), exact(right)))
+    result = exact(_BINARY[operator](exact(left), exact(right)))
+    if isinstance(result, int) and result.bit_length() > MAX_BITS:
+        raise EvaluationError(f"a number of more than {MAX_BITS} bits")
+    return result
 
 
 def _bound_product(left: Any, right: Any) -> None:

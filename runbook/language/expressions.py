@@ -52,9 +52,12 @@ class Expression(NamedTuple):
     def evaluate(self, scope: Scope, *, nulls: bool = True) -> Any:
         """The value over `scope`. With `nulls=False` comparing a null is an error. Raises EvaluationError."""
         try:
-            return present(evaluate(self.node, Evaluation(scope, nulls)))
+            value = present(evaluate(self.node, Evaluation(scope, nulls)))
         except RecursionError:
             raise EvaluationError("the expression is nested too deeply") from None
+        if callable(value):
+            raise EvaluationError(f"`{self.source}` is a method: call it with ()")
+        return value
 
     def holds(self, scope: Scope) -> bool:
         """Whether the condition is true; anything but true and false is an EvaluationError."""
@@ -94,9 +97,12 @@ def parse_expression(source: str) -> Expression:
         _check_callables(node, source)
         return Expression(source, node, tuple(_names(node)))
     except TemplateSyntaxError as error:
-        raise ExpressionProblem(f"this expression cannot be read: {error.message}") from None
+        message = str(error.message).replace("unexpected 'end of template'", "it ends too early")
+        raise ExpressionProblem(f"this expression cannot be read: {message}") from None
     except RecursionError:
         raise ExpressionProblem("the expression is nested too deeply") from None
+    except (ValueError, OverflowError):
+        raise ExpressionProblem("a number with too many digits") from None
 
 
 def _refuse_excess(source: str) -> None:

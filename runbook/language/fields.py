@@ -18,6 +18,7 @@ from runbook.language.values import as_text
 
 METHODS = ("get", "post", "put", "patch", "delete", "head")
 _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+LONGEST = 1000 * 86400.0
 _FALLBACK = Template("", ())
 
 
@@ -56,6 +57,16 @@ class Fields:
     def _columns(self, state: Mapping[str, Any]) -> list[str] | None:
         sql = state.get("sql")
         return query_columns(sql) if isinstance(sql, str) and "select" not in state else None
+
+    def duration(self, where: Where, item: Mapping[str, Any], key: str) -> float | None:
+        """The time at `key` in seconds, or None where there is none."""
+        if key not in item:
+            return None
+        found = seconds(item[key])
+        if not 0.001 <= found <= LONGEST:
+            self.wrong((*where, key), "a time is at least 1ms and at most 1000d", "90s, 5m, 2h")
+            return 1.0
+        return found
 
     # --- expressions and text ---------------------------------------------------------------------------------
 
@@ -180,7 +191,8 @@ class Fields:
         """The HTTP request at `where`."""
         methods = [method for method in METHODS if method in item]
         if len(methods) != 1:
-            self.wrong(where, f"one of {', '.join(METHODS)} is needed", "get: /path", at="key")
+            message = " and ".join(f"`{method}`" for method in methods) + " exclude each other"
+            self.wrong(where, message if methods else f"one of {', '.join(METHODS)} is needed", "get: /path", at="key")
             return Request("get", _FALLBACK, "", (), (), None, None)
         url = self.template((*where, methods[0]), item[methods[0]], self.names(stage))
         shape = self.names(stage, secrets=True)

@@ -64,7 +64,7 @@ def bind_params(runbook: Runbook, given: Mapping[str, Any], seen: Marks | None =
     problems = []
     for name in given:
         if name not in runbook.params:
-            hint = did_you_mean(name, runbook.params) or "this runbook has no params"
+            hint = did_you_mean(name, runbook.params) or ("" if runbook.params else "this runbook has no params")
             problems.append(Problem(runbook.document.file, 0, 0, f"params.{name}", f"there is no param `{name}`", hint))
     values = {}
     for name, schema in runbook.params.items():

@@ -109,7 +109,8 @@ def _problem(chain: Chain, depth: int, source: str, shape: Shape, stage: str, wh
         known = known[key]
     shown = ".".join(chain[: depth + 1])
     if _first_unknown(chain[: depth + 1], whole) is None and chain[0] != "result":
-        message, hint = f"`{shown}` is not known yet: {_when(chain[0], chain)}", _reachable(shape)
+        yet = f"`{shown}` is not known yet: {_when(chain[0], chain)}"
+        message, hint = "a secret cannot stand here" if chain[0] == "secrets" else yet, _reachable(shape)
     elif depth == 0:
         message, hint = f"`{shown}` is not a name that is known here", _root_hint(chain, shape)
     else:
@@ -120,7 +121,6 @@ def _problem(chain: Chain, depth: int, source: str, shape: Shape, stage: str, wh
 
 def _when(root: str, chain: Chain) -> str:
     return {
-        "secrets": "no secret can stand here",
         "run": "the run has not begun" if len(chain) < 2 or chain[1] in RUN_AT_START else "the run is not over",
         "before": "it is measured after this",
         "preflight": "preflight comes after this",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from functools import lru_cache
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runbook.language.document import Document, Where
 from runbook.language.problems import Problem, did_you_mean
-from runbook.language.values import brief
+from runbook.language.values import as_text, brief
 
 if TYPE_CHECKING:
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator, FormatChecker
 
 
 class Misfit(NamedTuple):
@@ -46,8 +47,71 @@ def _runbook_validator() -> Draft202012Validator:
 
 def _validator(schema: Mapping[str, Any]) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
+    from referencing import Registry
 
-    return Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+    return Draft202012Validator(_anchored(schema), format_checker=_formats(), registry=Registry())
+
+
+def _anchored(schema: Any) -> Any:
+    """The schema with `$` in its patterns at the very end of the text, as JSON Schema means it, not before a last newline."""
+    if isinstance(schema, Mapping):
+        pattern = schema.get("pattern")
+        found = {key: _anchored(value) for key, value in schema.items()}
+        if isinstance(pattern, str) and pattern.endswith("$") and not pattern.endswith("\\$"):
+            found["pattern"] = f"{pattern[:-1]}\\Z"
+        return found
+    return [_anchored(item) for item in schema] if isinstance(schema, list) else schema
+
+
+@lru_cache(maxsize=1)
+def _formats() -> FormatChecker:
+    """The formats that a param may have; jsonschema's own need further packages for the last three."""
+    from datetime import datetime, time
+    from urllib.parse import urlsplit
+
+    from jsonschema import FormatChecker
+
+    checker = FormatChecker(("date", "email", "ipv4", "ipv6", "regex", "uuid"))
+    checker.checkers = {
+        **checker.checkers,
+        "date-time": (lambda value: not isinstance(value, str) or bool(datetime.fromisoformat(value)), ValueError),
+        "time": (lambda value: not isinstance(value, str) or time.fromisoformat(value) is not None, ValueError),
+        "uri": (lambda value: not isinstance(value, str) or bool(urlsplit(value).scheme), ValueError),
+    }
+    return checker
+
+
+def schema_trouble(schema: Any) -> str | None:
+    """What is wrong with a param's own schema, in what it nests; references are refused, since nothing is fetched."""
+    for node in _nested(schema):
+        for key in ("$ref", "$dynamicRef", "$recursiveRef"):
+            if key in node:
+                return f"`{key}` is not followed in a param's schema"
+        if isinstance(node.get("pattern"), str):
+            try:
+                re.compile(node["pattern"])
+            except (re.error, RecursionError, OverflowError) as error:
+                return f"not a regular expression: {error}"
+    if not any(key in schema for key in ("items", "properties", "additionalProperties", "anyOf")):
+        return None
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        return f"not a JSON Schema: {error.message}"
+    return None
+
+
+def _nested(schema: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(schema, Mapping):
+        yield schema
+        for value in schema.values():
+            yield from _nested(value)
+    elif isinstance(schema, list):
+        for item in schema:
+            yield from _nested(item)
 
 
 def shape_problems(document: Document) -> list[tuple[Where, Problem]]:
@@ -91,7 +155,7 @@ def _param_message(misfit: Misfit) -> str:
     if misfit.kind == "enum":
         return f"{value} is not one of {', '.join(brief(item) for item in wanted)}"
     if misfit.kind == "pattern":
-        return f"{value} does not match {wanted}"
+        return f"{value} does not match {wanted[:-2] + '$' if wanted.endswith(chr(92) + 'Z') else wanted}"
     if misfit.kind == "format":
         return f"{value} is not a {wanted}"
     bounds = {
@@ -153,6 +217,9 @@ def _cure(misfit: Misfit) -> str:
         return str(misfit.schema.get("patternErrorMessage", ""))
     if misfit.kind == "enum" and isinstance(misfit.value, str):
         return did_you_mean(misfit.value, [item for item in misfit.wanted if isinstance(item, str)])
+    pattern = misfit.schema.get("pattern")
+    if misfit.kind == "type" and pattern and not re.search(pattern, as_text(misfit.value)):
+        return str(misfit.schema.get("patternErrorMessage", ""))
     if misfit.kind == "type":
         wanted = misfit.wanted if isinstance(misfit.wanted, list) else [misfit.wanted]
         if "string" in wanted and isinstance(misfit.value, bool | int | float):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-Quoting = Literal["bare", "double", "single", "comment", "heredoc", "arithmetic"]
+Quoting = Literal["bare", "double", "single", "comment", "heredoc", "arithmetic", "escaped"]
 _HEREDOC = re.compile(r"<<(-?)[ \t]*(?:'([^'\n]+)'|\"([^\"\n]+)\"|\\?([^\s;&|<>()]+))")
 
 
@@ -26,9 +26,12 @@ def quotings(script: str, offsets: list[int]) -> list[Quoting]:
     heredocs: list[tuple[str, bool]] = []
     position = 0
     for offset in offsets:
+        escaped = False
         while position < offset:
+            escaped = script[position] == "\\" and position + 1 == offset and levels[-1].quoting in ("bare", "double")
             position = _advance(script, position, levels, heredocs, offset)
-        found.append("heredoc" if position > offset else levels[-1].quoting)
+        quoting = "heredoc" if position > offset else levels[-1].quoting
+        found.append("escaped" if escaped and quoting in ("bare", "double") else quoting)
     return found
 
 
@@ -76,7 +79,7 @@ def _open(script: str, position: int, levels: list[_Level], heredocs: list[tuple
         levels.append(_Level("'", "single"))
     elif char == "(":
         levels.append(_Level(")", levels[-1].quoting))
-    elif char == "#" and (position == 0 or script[position - 1] in " \t\n;&|("):
+    elif char == "#" and (position == 0 or script[position - 1] in " \t\n;&|()"):
         levels.append(_Level("", "comment"))
     elif char == "<" and levels[-1].quoting == "bare":
         match = _HEREDOC.match(script, position)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 _TOKEN = re.compile(
     r"""
-      (?P<comment>--[^\n]*|/\*)
+      (?P<comment>--[^\n\r]*|/\*)
     | (?P<string>[eE]'(?:[^'\\]|\\.|'')*(?:'|\Z)|(?:\b[bBxXnN]|\b[uU]&)?'(?:[^']|'')*(?:'|\Z))
     | (?P<quoted>(?:\b[uU]&)?"(?:[^"]|"")*(?:"|\Z))
     | (?P<dollar>(?<![\w$])\$(?:[A-Za-z_\x80-\U0010ffff][\w]*)?\$)

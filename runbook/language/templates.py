@@ -92,7 +92,8 @@ def _hole_spans(source: str) -> list[tuple[int, int]]:
             if token == "variable_begin":
                 start = position
             if token in ("variable_begin", "variable_end") and text.strip() not in ("{{", "}}"):
-                raise ExpressionProblem(f"`{text.strip()}` is not used here", position, "write {{ and }}", 3)
+                place = position + len(text) - len(text.lstrip())
+                raise ExpressionProblem(f"`{text.strip()}` is not used here", place, "write {{ and }}", 3)
             position += len(text)
             open_ = token == "variable_begin" or (open_ and token != "variable_end")
             if token == "variable_end":
@@ -112,6 +113,8 @@ def _needed(value: Any, hole: Hole) -> Any:
         raise EvaluationError(f"`{hole.expression.source}` is null: nothing can stand in its place")
     if "\x00" in (text := as_text(value)):
         raise EvaluationError(f"`{hole.expression.source}` has a NUL character")
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise EvaluationError(f"`{hole.expression.source}` has half a character (a lone surrogate)")
     return text
 
 
@@ -125,7 +128,11 @@ def render_url(template: Template, scope: Scope) -> str:
 
     def fill(value: Any, hole: Hole) -> str:
         text: str = quote(_needed(value, hole), safe="")
-        return {".": "%2E", "..": "%2E%2E"}.get(text, text)
+        if text in (".", ".."):
+            raise EvaluationError(
+                f"`{hole.expression.source}` is {text!r}, which would lead to another place of the URL"
+            )
+        return text
 
     return template.render(scope, fill)
 
@@ -159,6 +166,9 @@ def render_argument(template: Template, scope: Scope) -> list[str]:
 # --- shell --------------------------------------------------------------------------------------------------------
 
 
+_CASE = re.compile(r"(\$\(|`)[^)`]*\bcase\b")
+
+
 class ShellTemplate(NamedTuple):
     """A script; `quoted` says for each hole whether it stands between double quotes."""
 
@@ -169,6 +179,7 @@ class ShellTemplate(NamedTuple):
 _NO_PLACE = {
     "single": ("between single quotes a value would be plain text", "leave the quotes out: {{ }} is one quoted word"),
     "comment": ("a value in a comment has no effect", "leave it out"),
+    "escaped": ("a value cannot stand behind a backslash", "leave the backslash out"),
     "heredoc": ("a value has no safe place in a here-document", "use printf '%s\\n' {{ }}"),
     "arithmetic": ("a value in arithmetic would be run as code", "compute it in the {{ }} instead"),
 }
@@ -178,6 +189,9 @@ def parse_shell(source: str) -> ShellTemplate:
     """A script whose holes all stand where a word can stand; raises ExpressionProblem."""
     template = parse_template(source)
     masked = _masked(template, "_")
+    if template.holes and _CASE.search(masked):
+        hint = "put the value into a variable first: name={{ }}"
+        raise ExpressionProblem("a value in a script that has a `case` inside $( )", template.holes[0].start, hint, 2)
     found = quotings(masked, [hole.start for hole in template.holes])
     for hole, quoting in zip(template.holes, found, strict=True):
         if quoting in _NO_PLACE:
@@ -241,7 +255,8 @@ def parse_sql(source: str, *, single: bool = True) -> SqlTemplate:
     try:
         template = parse_template(source)
     except ExpressionProblem as problem:
-        problem.hint = problem.hint or "in SQL {{ starts a value; a nested array is written ARRAY[[1, 2], [3, 4]]"
+        if problem.message.startswith("this {{ }}"):
+            problem.hint = "in SQL {{ starts a value; a nested array is written ARRAY[[1, 2], [3, 4]]"
         raise
     masked = _masked(template, _HOLE)
     _check_places(masked, template)

@@ -16,8 +16,8 @@ MEMORY = 512 * 1024 * 1024
 
 
 @contextmanager
-def bounded(file: str, *, memory: bool = False) -> Iterator[None]:
-    """Refuses a file whose loading takes longer than 8 s, or with `memory` more than 512 MiB of address space.
+def bounded(file: str, *, memory: bool = False, seconds: float = SECONDS) -> Iterator[None]:
+    """Refuses a file whose loading takes longer than `seconds`, or with `memory` more than 512 MiB of address space.
 
     Raises InvalidRunbook. The limits end with the block; outside the main thread there is no limit on time.
     """
@@ -25,7 +25,7 @@ def bounded(file: str, *, memory: bool = False) -> Iterator[None]:
     if memory and earlier[0] in (resource.RLIM_INFINITY, -1):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, earlier[1]))
     try:
-        with _alarm(file):
+        with _alarm(file, seconds):
             yield
     except MemoryError:
         raise _refused(file, f"reading it needs more than {MEMORY // 2**20} MiB of memory") from None
@@ -35,7 +35,7 @@ def bounded(file: str, *, memory: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def _alarm(file: str) -> Iterator[None]:
+def _alarm(file: str, seconds: float) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -44,7 +44,7 @@ def _alarm(file: str) -> Iterator[None]:
         raise _refused(file, f"reading it takes longer than {SECONDS:g} s")
 
     earlier = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.05))
     try:
         yield
     finally:

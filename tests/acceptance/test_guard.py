@@ -36,8 +36,6 @@ ATTACKS = {
     "nextval": "SELECT nextval('numbers')",
     "setval": "SELECT setval('numbers', 500)",
     "for update": "SELECT n FROM items FOR UPDATE",
-    "lock table": "LOCK TABLE items IN ACCESS EXCLUSIVE MODE",
-    "large object": "SELECT lo_create(4711)",
     "vacuum": "VACUUM items",
     "explain analyze": "EXPLAIN ANALYZE INSERT INTO items VALUES (1)",
     "prepare": "PREPARE p AS INSERT INTO items VALUES (1)",
@@ -70,6 +68,24 @@ postconditions:
     assert database.rows("SELECT * FROM items") == []
     assert database.rows("SELECT last_value, is_called FROM numbers") == [(1, False)]
     assert database.value("SELECT to_regclass('made')") is None
+    assert database.value("SELECT count(*) FROM pg_largeobject_metadata") == 0
+
+
+WRITES = {
+    "lock table": "DO $$ BEGIN LOCK TABLE items IN ACCESS EXCLUSIVE MODE; END $$",
+    "large object": "SELECT lo_create(4711)",
+}
+
+
+@pytest.mark.parametrize("attack", WRITES)
+def test_what_a_read_only_transaction_lets_through_is_undone_and_starts_no_step(
+    attack: str, database: Database, run: Run
+) -> None:
+    database.run(ITEMS)
+    body = f"preflight:\n  a: {{sql: {json.dumps(WRITES[attack])}, severity: warn}}\nsteps:\n  s: {{sql: INSERT INTO items VALUES (1)}}\n"
+    record = run(DB + NO_AUDIT + body, database.url)
+    assert record["run"]["verdict"] == "errored" and "a check wrote to the database" in record["run"]["because"]
+    assert database.rows("SELECT * FROM items") == []
     assert database.value("SELECT count(*) FROM pg_largeobject_metadata") == 0
 
 

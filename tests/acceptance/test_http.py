@@ -61,7 +61,9 @@ def test_probes(ask: Run, site: Site) -> None:
     assert found == {name: verdict for name, (_, _, verdict) in PROBES.items()}
     assert len([asked for asked in site.asked if asked.path == "/json"]) == 6
     because = [check["because"] for check in record["preflight"].values()]
-    assert "redirects to another host, localhost: not followed" in because[list(PROBES).index("redirect to another host")]
+    assert (
+        "redirects to another host, localhost: not followed" in because[list(PROBES).index("redirect to another host")]
+    )
     assert "larger than" in because[list(PROBES).index("too large")]
 
 
@@ -132,7 +134,9 @@ def test_a_header_cannot_be_forged(text: str, ask: Run, site: Site) -> None:
 
 @pytest.mark.parametrize("text", ["../admin", "//evil.example/x", "@evil.example/", "x#y", "x?y=1"])
 def test_a_value_in_a_url_stays_in_its_place(text: str, ask: Run, site: Site) -> None:
-    body = "params:\n  t: {type: string}\nsteps:\n  s: {http: {get: '/only/{{ params.t }}/end'}, expect: status == 404}\n"
+    body = (
+        "params:\n  t: {type: string}\nsteps:\n  s: {http: {get: '/only/{{ params.t }}/end'}, expect: status == 404}\n"
+    )
     record = ask(body, params={"t": text})
     assert record["run"]["verdict"] == "passed", record["run"]
     [asked] = site.asked

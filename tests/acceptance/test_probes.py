@@ -22,7 +22,10 @@ CHECKS = {
     "selected": ("command: [echo, a b c], select: 'stdout.split()[1]', expect: \"result == 'b'\"", "passed"),
     "select_fails": ("command: [echo, a], select: 'stdout.split()[5]', expect: \"result == 'b'\"", "unknown"),
     "value_as_argument": ("command: [printf, '<%s>', '{{ params.t }}'], expect: \"result == '<a; b>'\"", "passed"),
-    "file": ("file: some.txt, expect: [result.exists, result.size == 6, result.lines == 3, \"result.kind == 'file'\"]", "passed"),
+    "file": (
+        "file: some.txt, expect: [result.exists, result.size == 6, result.lines == 3, \"result.kind == 'file'\"]",
+        "passed",
+    ),
     "file_text": ("file: some.txt, expect: [\"result.text == 'a\\nb\\nc\\n'\", result.age < 3600]", "passed"),
     "file_json": ("file: some.json, expect: [result.json.n == 0.10]", "passed"),
     "file_sum": (f"file: some.txt, expect: \"result.sha256 == '{SUM}'\"", "passed"),

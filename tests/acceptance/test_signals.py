@@ -17,7 +17,10 @@ from tests.conftest import Database
 
 SLEEP = "{sql: SELECT pg_sleep(30), timeout: 40s}"
 PLACES = {
-    "preflight": ("preflight:\n  a: {sql: SELECT pg_sleep(30), timeout: 40s}\nsteps:\n  s: {command: [touch, ran]}\n", 0),
+    "preflight": (
+        "preflight:\n  a: {sql: SELECT pg_sleep(30), timeout: 40s}\nsteps:\n  s: {command: [touch, ran]}\n",
+        0,
+    ),
     "until": (
         "preflight:\n  a: {sql: SELECT 1, returns: value, expect: result == 2, until: {every: 50ms, timeout: 30s}}\n"
         "steps:\n  s: {command: [touch, ran]}\n",
@@ -30,7 +33,10 @@ PLACES = {
         "steps:\n  s: {command: ['false'], retry: {attempts: 5, delay: 30s}}\n  t: {command: [touch, ran]}\n",
         1,
     ),
-    "postcondition": ("steps:\n  s: {sql: SELECT 1}\npostconditions:\n  p: {sql: SELECT pg_sleep(30), timeout: 40s}\n", 1),
+    "postcondition": (
+        "steps:\n  s: {sql: SELECT 1}\npostconditions:\n  p: {sql: SELECT pg_sleep(30), timeout: 40s}\n",
+        1,
+    ),
     "finally": (f"steps:\n  s: {{sql: SELECT 1}}\nfinally:\n  f: {SLEEP}\n", 2),
 }
 ENTERED = {
@@ -55,7 +61,9 @@ def test_a_signal_ends_the_run_with_its_record(
     background = start("exec", "small.yaml", "--json", env={"DATABASE_URL": database.url, "WEB_URL": site.url})
     background.reached(ENTERED.get(place, '"step.started"'))
     if place in ("preflight", "postcondition", "sql", "finally"):
-        asleep = f"SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '{'SELECT pg_sleep'}%'"
+        asleep = (
+            f"SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '{'SELECT pg_sleep'}%'"
+        )
         until(lambda: database.rows(asleep))
     ended = background.end(number)
     assert ended.code == 130, ended.err

@@ -111,7 +111,11 @@ ENDINGS = {
     "no such folder": ("command: ['true'], cwd: nowhere", "failed", "nowhere"),
     "killed": ("shell: kill -9 $$", "failed", "killed by signal 9"),
     "out of time": ("command: [sleep, '30'], timeout: 200ms", "failed", "timed out after 0.2 s"),
-    "out of time, not excused": ("command: [sleep, '30'], timeout: 200ms, expect: exit_code != 0", "failed", "timed out"),
+    "out of time, not excused": (
+        "command: [sleep, '30'], timeout: 200ms, expect: exit_code != 0",
+        "failed",
+        "timed out",
+    ),
     "-e": ("shell: 'false; touch ran'", "failed", "exit code 1"),
     "no arguments at all": ("command: ['{{ [] }}']", "failed", "the command is empty"),
 }

@@ -45,7 +45,12 @@ steps:
   never: {command: [touch, ran]}
 """
     record = run(body)
-    assert verdicts_of(record["steps"]) == {"not_due": "skipped", "due": "passed", "of_skipped": "failed", "never": None}
+    assert verdicts_of(record["steps"]) == {
+        "not_due": "skipped",
+        "due": "passed",
+        "of_skipped": "failed",
+        "never": None,
+    }
     assert "steps.not_due was skipped" in record["steps"]["of_skipped"]["because"]
     assert (tmp_path / "due").exists() and not (tmp_path / "ran").exists()
 
@@ -55,7 +60,11 @@ AFTERMATH = "on_failure:\n" + TOUCH.format("undo") + "finally:\n" + TOUCH.format
 ENDINGS = {
     "passed": ("passed", "steps:\n" + TOUCH.format("work"), {"work", "tidy"}),
     "failed": ("failed", "steps:\n  bad: {command: ['false']}\n" + TOUCH.format("work"), {"undo", "tidy"}),
-    "refuted": ("refuted", "steps:\n" + TOUCH.format("work") + "postconditions:\n  p: {expect: 1 > 2}\n", {"work", "undo", "tidy"}),
+    "refuted": (
+        "refuted",
+        "steps:\n" + TOUCH.format("work") + "postconditions:\n  p: {expect: 1 > 2}\n",
+        {"work", "undo", "tidy"},
+    ),
     "errored": (
         "errored",
         "steps:\n" + TOUCH.format("work") + "postconditions:\n  p: {file: nowhere, expect: result.size > 1}\n",

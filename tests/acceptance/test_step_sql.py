@@ -51,8 +51,11 @@ def test_a_single_statement_runs_by_itself(statement: str, items: Database, run:
 
 
 def test_a_file_with_values(items: Database, run: Run, write: Callable[..., Path]) -> None:
-    write("sql/add.sql", "-- what's this; not a statement\nINSERT INTO items (n, t) VALUES ({{ params.n }}, {{ params.t }})")
-    params = "params:\n  n: {type: integer, default: 3}\n  t: {type: string, default: \"it's; 100% :x ?\"}\n"
+    write(
+        "sql/add.sql",
+        "-- what's this; not a statement\nINSERT INTO items (n, t) VALUES ({{ params.n }}, {{ params.t }})",
+    )
+    params = 'params:\n  n: {type: integer, default: 3}\n  t: {type: string, default: "it\'s; 100% :x ?"}\n'
     record = run(HEADED + params + "steps:\n  s: {sql: {file: sql/add.sql}, expect: rowcount == 1}\n", items.url)
     assert record["run"]["verdict"] == "passed"
     assert items.rows("SELECT n, t FROM items") == [(3, "it's; 100% :x ?")]

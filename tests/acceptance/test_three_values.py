@@ -100,7 +100,9 @@ def test_what_is_absent_is_put_nowhere(
         body = DB + "  web: {type: http, env: WEB}\n" + NO_AUDIT
         record = run(f"{body}preflight:\n  a: {ABSENT[absent]}\nsteps:\n  s: {step}\n", database.url)
         assert record["run"]["verdict"] == "failed", name
-        assert f"preflight.a {'was skipped' if absent == 'skipped' else 'is unknown'}" in record["steps"]["s"]["because"]
+        assert (
+            f"preflight.a {'was skipped' if absent == 'skipped' else 'is unknown'}" in record["steps"]["s"]["because"]
+        )
         assert "step.started" not in kinds_of(record), name
     assert site.asked == []
     assert database.rows("SELECT * FROM seen") == []
