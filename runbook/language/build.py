@@ -67,13 +67,12 @@ def build(
 
 def _check_params(fields: Fields) -> None:
     params: Mapping[str, Mapping[str, Any]] = fields.data.get("params") or {}
-    for name, schema in params.items():
-        trouble = schema_trouble(schema)
+    troubles = {name: schema_trouble(schema) for name, schema in params.items()}
+    for name, trouble in troubles.items():
         if trouble is not None:
-            at = ("pattern",) if "pattern" in schema and "regular expression" in trouble else ()
+            at = ("pattern",) if "pattern" in params[name] and "regular expression" in trouble else ()
             fields.wrong(("params", name, *at), trouble, "write it out here" if "not followed" in trouble else "")
-            return
-    defaults = {name: schema["default"] for name, schema in params.items() if "default" in schema}
+    defaults = {name: item["default"] for name, item in params.items() if "default" in item and not troubles[name]}
     for name, message in param_errors(params, defaults).items():
         fields.wrong(("params", name, "default"), message, "the default must fit its own schema")
 

@@ -124,7 +124,10 @@ def _reason(error: Exception) -> str:
 
 
 def _value(node: nodes.Node, evaluation: Evaluation) -> Any:
-    return present(evaluate(node, evaluation))
+    value = present(evaluate(node, evaluation))
+    if callable(value):
+        raise EvaluationError(f"`{'.'.join(chain_of(node)) or 'a value'}` is a method: call it with ()")
+    return value
 
 
 def _const(node: Any, evaluation: Evaluation) -> Any:
