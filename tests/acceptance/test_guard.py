@@ -82,7 +82,8 @@ def test_what_a_read_only_transaction_lets_through_is_undone_and_starts_no_step(
     attack: str, database: Database, run: Run
 ) -> None:
     database.run(ITEMS)
-    body = f"preflight:\n  a: {{sql: {json.dumps(WRITES[attack])}, severity: warn}}\nsteps:\n  s: {{sql: INSERT INTO items VALUES (1)}}\n"
+    check = f"preflight:\n  a: {{sql: {json.dumps(WRITES[attack])}, severity: warn}}\n"
+    body = check + "steps:\n  s: {sql: INSERT INTO items VALUES (1)}\n"
     record = run(DB + NO_AUDIT + body, database.url)
     assert record["run"]["verdict"] == "errored" and "a check wrote to the database" in record["run"]["because"]
     assert database.rows("SELECT * FROM items") == []
@@ -136,7 +137,10 @@ steps:
 
 
 def test_the_lock_of_the_run_cannot_be_given_away_by_a_check(database: Database, run: Run) -> None:
-    question = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    question = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
     body = f"""preflight:
   attack: {{sql: SELECT pg_advisory_unlock_all()}}
 steps:

@@ -31,7 +31,9 @@ hypothesis: Nothing is forged.
 params:
   t: {type: string}
 preflight:
-  sql: {sql: "SELECT {{ params.t }}::text AS t, {{ params.t }}::text AS u", expect: "result[0].t == params.t and result[0].u == params.t"}
+  sql:
+    sql: SELECT {{ params.t }}::text AS t, {{ params.t }}::text AS u
+    expect: ["result[0].t == params.t", "result[0].u == params.t"]
   jsonb: {sql: "SELECT {{ {'t': params.t} | jsonb }}->>'t'", returns: value, expect: result == params.t}
   column: {sql: "SELECT {{ params.t }}::text, 1", returns: map, expect: "result | length == 1"}
   message: {expect: "params.t == 'no'", severity: warn, message: "{{ params.t }}"}

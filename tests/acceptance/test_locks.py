@@ -13,6 +13,8 @@ import pytest
 from tests.acceptance.helpers import DB, HEAD, Background, until
 from tests.conftest import Database, Program
 
+KILL = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()"""
 STEP = "steps:\n  s: {shell: 'echo x >> started; sleep 30'}\n"
 
 
@@ -80,8 +82,7 @@ def test_a_lock_that_is_lost_during_a_step_stops_the_run_if_another_took_it(
     env = {"DATABASE_URL": database.url}
     first = start("exec", "small.yaml", "--json", env=env)
     until((tmp_path / "up").exists)
-    kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    database.run(kill)
+    database.run(KILL)
     (tmp_path / "up").unlink()
     write("other.yaml", HEAD + DB + "steps:\n  s: {command: ['true']}\n")
     assert start("exec", "other.yaml", env=env).end().code == 0
@@ -103,9 +104,7 @@ def test_a_lock_that_is_lost_and_free_is_taken_again(
     )
     first = start("exec", "small.yaml", "--json", env={"DATABASE_URL": database.url})
     until((tmp_path / "up").exists)
-    database.run(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
+    database.run(KILL)
     (tmp_path / "go").touch()
     ended = first.end()
     assert ended.code == 0, ended.err

@@ -79,7 +79,7 @@ def test_the_journal_alone_tells_the_record_and_the_run_log(verdict: str, databa
     assert record["run"]["verdict"] == verdict
     folded = fold(line.event for line in read_journal(Path(record["journal"])))
     assert dumps(folded) == dumps(record)
-    assert run_log(folded) == run_log(copy.deepcopy(folded)) == log_of(record)  # type: ignore[arg-type]
+    assert run_log(folded) == run_log(copy.deepcopy(folded)) == log_of(record)
     assert render(folded) == log_of(record)
     assert Path(record["journal"]).parent.name == record["run"]["id"]
 
@@ -110,7 +110,7 @@ def test_records_are_readable_by_their_owner_alone(run: Run, tmp_path: Path) -> 
 
 
 def test_the_stamp_gets_a_part_of_the_id_where_a_run_log_stands(run: Run, tmp_path: Path) -> None:
-    body = "report: {path: "logs/{{ 'same' ~ run.stamp[15:] }}.md"}\nsteps:\n  s: {command: ['true']}\n"
+    body = """report: {path: "logs/{{ 'same' ~ run.stamp[15:] }}.md"}\nsteps:\n  s: {command: ['true']}\n"""
     records = [run(body) for _ in range(3)]
     places = [Path(record["report"]) for record in records]
     assert len(set(places)) == 3

@@ -39,7 +39,12 @@ BODY = """secrets:
 state:
   one: {sql: SELECT 1 AS n}
 preflight:
-  sql: {sql: "SELECT {{ secrets.token }}::text AS s", returns: value, expect: result == 'x', severity: warn, message: "{{ result }}"}
+  sql:
+    sql: SELECT {{ secrets.token }}::text AS s
+    returns: value
+    expect: result == 'x'
+    severity: warn
+    message: "{{ result }}"
   fails: {sql: "SELECT {{ secrets.token }}::int", returns: value, severity: warn}
   http: {http: {connection: web, get: /echo, auth: {bearer: secrets.token}}, expect: "json.said == 'x'", severity: warn}
   command: {command: [printenv, GIVEN], env: {GIVEN: "{{ secrets.token }}"}, expect: "result == 'x'", severity: warn}
@@ -129,8 +134,8 @@ def test_a_secret_that_is_missing_or_too_short_is_refused(
 def test_a_param_that_is_the_secret_may_not_stand_in_the_open(
     place: str, program: Program, write: Callable[..., Path], tmp_path: Path
 ) -> None:
-    body = f"{place}\nparams:\n  t: {{type: string}}\nsecrets:\n  token: {{env: CANARY}}\nsteps:\n  s: {{command: [touch, ran]}}\n"
-    write("small.yaml", HEAD + body)
+    body = "params:\n  t: {type: string}\nsecrets:\n  token: {env: CANARY}\nsteps:\n  s: {command: [touch, ran]}\n"
+    write("small.yaml", f"{HEAD}{place}\n{body}")
     ended = program("exec", "small.yaml", "-p", "t=canary-4711", "--json", env={"CANARY": "canary-4711"})
     assert ended.code == 5 and "canary-4711" not in ended.out + ended.err
     assert not (tmp_path / "ran").exists()

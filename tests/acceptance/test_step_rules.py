@@ -90,7 +90,10 @@ steps:
 expectations:
   seen.n: {delta: 1}
 finally:
-  f: {sql: "INSERT INTO seen SELECT concat_ws('/', {{ run.outcome }}::text, {{ delta.seen.n }}::int, {{ steps.s.rowcount }}::int)"}
+  f:
+    sql: |
+      INSERT INTO seen
+      SELECT concat_ws('/', {{ run.outcome }}::text, {{ delta.seen.n }}::int, {{ steps.s.rowcount }}::int)
 """
     record = run(DB + NO_AUDIT + body, database.url)
     assert record["run"]["verdict"] == "passed", record["run"]

@@ -90,7 +90,8 @@ def test_fewer_than_predicted_is_refuted(example: Database, project: Path) -> No
     assert record["run"]["verdict"] == "refuted"
     assert record["expectations"]["postings.summaries"]["verdict"] == "refuted"
     assert record["postconditions"]["failures"]["verdict"] == "refuted"
-    newest = "SELECT status, output->>'verdict' FROM interactions WHERE conversation_id = 9198 ORDER BY interaction_id DESC LIMIT 1"
+    newest = """SELECT status, output->>'verdict' FROM interactions
+        WHERE conversation_id = 9198 ORDER BY interaction_id DESC LIMIT 1"""
     assert example.rows(newest) == [("failed", "refuted")]
 
 
