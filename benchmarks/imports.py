@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.bench import Program, console_script, environment, interleaved, machine, milliseconds, ratio, table, workplace
+from bench import Program, console_script, environment, interleaved, machine, milliseconds, ratio, table, workplace
 
 HEAVY = ("psycopg", "httpx", "rich", "jsonschema", "jinja2", "yaml", "click", "psutil", "asyncio", "ctypes")
 RUNBOOK = Path(__file__).resolve().parent / "cookbook" / "runbook.yaml"

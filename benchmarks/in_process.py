@@ -6,13 +6,11 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.bench import (
+from bench import (
     Program,
     Sample,
     console_script,
@@ -25,7 +23,7 @@ from benchmarks.bench import (
     workplace,
 )
 
-FILES, LINES = 200, 60
+FILES, LINES, WARM = 200, 60, 3
 RUNBOOK = Path(__file__).resolve().parent / "cookbook" / "runbook.yaml"
 CHECK = "  further_{}: {{sql: SELECT COUNT(*) FROM postings, returns: value, expect: result > 0}}"
 
@@ -73,31 +71,21 @@ def _of_length(text: str) -> str:
 
 
 def _runs(folder: Path, url: str, count: int) -> dict[str, list[float]]:
-    """Seconds of each run, and of loading, in this process; the first ones, which import, are left out."""
+    """Seconds of loading and of running in this process; the first rounds, which import, are left out."""
     import runbook
 
     os.chdir(folder)
-    found: dict[str, list[float]] = {"load": [], "execute": [], "load and execute": []}
-    for number in range(count + 3):
-        loaded: list[runbook.Runbook] = []
-        load = _seconds(lambda into=loaded: into.append(runbook.load(RUNBOOK)))  # type: ignore[misc]
-        run = _seconds(lambda given=loaded: _passed(runbook.execute(given[0], database=url)))  # type: ignore[misc]
-        if number >= 3:
-            for name, seconds in zip(found, (load, run, load + run), strict=True):
-                found[name].append(seconds)
-    return {f"{name}, a further run": seconds for name, seconds in found.items()}
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
-
-
-def _passed(record: object) -> None:
-    verdict = record["run"]["verdict"]  # type: ignore[index]
-    if verdict != "passed":
-        sys.exit(f"the run ended {verdict}")
+    loads, runs = [], []
+    for _ in range(count + WARM):
+        began = time.perf_counter()
+        loaded = runbook.load(RUNBOOK)
+        ready = time.perf_counter()
+        record = runbook.execute(loaded, database=url)
+        runs.append(time.perf_counter() - ready)
+        loads.append(ready - began)
+        if record["run"]["verdict"] != "passed":
+            sys.exit(f"the run ended {record['run']['verdict']}: {record['run']['because']}")
+    return {"load the runbook again": loads[WARM:], "execute, a further run": runs[WARM:]}
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from shutil import copy
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.bench import (
+from bench import (
     Program,
     Sample,
     console_script,
@@ -35,7 +34,8 @@ CHAOS_PROBE = f"""\
     name: further_{{n}}
     tolerance: 0
     provider: {{type: python, module: chaos_probes, func: value, arguments: {{sql: {FURTHER}}}}}"""
-RUNBOOK, SCRIPT, PSQL, PER_QUERY, CHAOS = "runbook exec", "(a) psycopg script", "(b) one psql -f", "(c) psql per query", "(d) Chaos Toolkit"
+RUNBOOK, SCRIPT = "runbook exec", "(a) psycopg script"
+PSQL, PER_QUERY, CHAOS = "(b) one psql -f", "(c) psql per query", "(d) Chaos Toolkit"
 MANY = 1000  # further checks from which on a third of the rounds is enough
 MOST_PROCESSES = 100  # further checks beyond which a process for each is not waited for
 
@@ -56,7 +56,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=15, metavar="N", help="rounds (default 15)")
     parser.add_argument(
-        "--queries", type=int, nargs="*", default=[], metavar="N", help="also with N further checks, and the peak of memory"
+        "--queries",
+        type=int,
+        nargs="*",
+        default=[],
+        metavar="N",
+        help="also with N further checks, and the peak of memory",
     )
     parser.add_argument("--psql", default=find_psql(), metavar="PATH", help="the program itself, not Debian's wrapper")
     parser.add_argument("--chaostoolkit", metavar="PYTHON", help="an interpreter that has chaostoolkit and psycopg")
@@ -90,8 +95,9 @@ def _extended(folder: Path, name: str, further: int, line: str) -> str:
     """A copy of a file of the cookbook with `line` for each further check in its place."""
     text = (COOKBOOK / name).read_text(encoding="utf-8")
     mark = "-- further" if name.endswith(".sql") else "# further"
+    lines = [line.replace("{n}", str(number)) for number in range(further)]
     copied = folder / f"{further}_{name}"
-    copied.write_text(text.replace(mark, "\n".join(line.replace("{n}", str(number)) for number in range(further))), encoding="utf-8")
+    copied.write_text(text.replace(mark, "\n".join(lines)), encoding="utf-8")
     return str(copied)
 
 
@@ -117,10 +123,11 @@ def _growth(folder: Path, url: str, given: argparse.Namespace) -> tuple[list[str
     for further in given.queries:
         runs = max(3, given.runs // 3) if further >= MANY else given.runs
         extended = _programs(folder, url, given, further)
-        plain = [program for program in _programs(folder, url, given, 0) if program.name in {item.name for item in extended}]
+        names = {program.name for program in extended}
+        plain = [program for program in _programs(folder, url, given, 0) if program.name in names]
         renamed = [program._replace(name=f"{further} {program.name}") for program in extended]
         loops: list[float] = []
-        samples = interleaved([*plain, *renamed], runs, lambda count=further: loops.append(_query_seconds(url, count)))
+        samples = interleaved([*plain, *renamed], runs, partial(_time_queries, url, further, loops))
         own = median(loops)
         rows.append([f"{further}: the query alone", f"{own * 1000:.2f}", "", ""])
         for program in extended:
@@ -134,16 +141,16 @@ def _each(plain: Sequence[Sample], extended: Sequence[Sample], further: int) -> 
     return median((more.wall - less.wall) / further for less, more in zip(plain, extended, strict=True))
 
 
-def _query_seconds(url: str, further: int) -> float:
-    """Seconds a query in a bare loop over one connection."""
+def _time_queries(url: str, further: int, into: list[float]) -> None:
+    """Adds the seconds that one query takes in a bare loop over one connection."""
     import psycopg
 
     with psycopg.connect(url) as connection:
         connection.execute("SELECT 1")
         began = time.perf_counter()
         for number in range(further):
-            connection.execute(FURTHER.replace("{n}", str(number))).fetchone()  # type: ignore[arg-type]
-        return (time.perf_counter() - began) / further
+            connection.execute(FURTHER.replace("{n}", str(number)).encode()).fetchone()
+        into.append((time.perf_counter() - began) / further)
 
 
 def _server_version(url: str) -> str:

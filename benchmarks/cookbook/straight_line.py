@@ -77,10 +77,19 @@ connection.execute(AUDIT, [json.dumps(item) for item in audit])
 connection.commit()
 connection.close()
 
-lines = ["# Workflow Run: 3001", "", f"**Date**: {started:%Y-%m-%d %H:%M:%S}", f"**Duration**: {datetime.now(UTC) - started}"]
+lines = [
+    "# Workflow Run: 3001",
+    "",
+    f"**Date**: {started:%Y-%m-%d %H:%M:%S}",
+    f"**Duration**: {datetime.now(UTC) - started}",
+]
 for heading, facts in (("Before", before), ("Pending", pending), ("After", after), ("Delta", delta)):
     lines += ["", f"## {heading}", *(f"- {name}: {value}" for name, value in facts.items())]
-for heading, rows in (("Queue", queue), ("Interactions", interactions), ("Issues", [(problem,) for problem in problems])):
+for heading, rows in (
+    ("Queue", queue),
+    ("Interactions", interactions),
+    ("Issues", [(problem,) for problem in problems]),
+):
     lines += ["", f"## {heading}", *("- " + ", ".join(map(str, row)) for row in rows)]
 lines += ["", f"Stuck: {stuck}. Models: {', '.join(models)}."]
 Path("logs").mkdir(exist_ok=True)

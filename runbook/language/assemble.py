@@ -10,7 +10,7 @@ import yaml
 
 from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
 from runbook.language.scalars import UNSENDABLE, UnusableNumber, events, resolve
-from runbook.language.source import MAX_PROBLEMS, Source, Where, brief
+from runbook.language.source import MAX_PROBLEMS, Entry, Source, Where, brief
 from runbook.language.syntax import NO_KEY, NO_TAGS, QUOTE_TEMPLATE, explain
 
 MAX_DEPTH = 64
@@ -23,19 +23,6 @@ _KINDS = {dict: "a mapping", list: "a list", str: "text", bool: "a boolean", int
 _PROPERTIES = re.compile(r"(?:[&!]\S*+(?:[ \t\r\n]|#[^\r\n]*)*+)*+")
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*+")
 _PROLOGUE = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*|(?<![^\r\n])%YAML[^\r\n]*)*+")
-
-
-class Entry(NamedTuple):
-    """Where a value stands and, in a mapping, its key, as character indexes (`key_end` 0: there is no key).
-
-    `inner` has the entries of a collection's items; of a scalar that an alias brought here, where that was written.
-    """
-
-    key_start: int
-    key_end: int
-    start: int
-    end: int
-    inner: dict[str, Entry] | list[Entry] | tuple[int, int] | None
 
 
 class _Anchor(NamedTuple):

@@ -16,24 +16,18 @@ from runbook.language.reports import template_trouble
 from runbook.language.schema import param_errors, schema_trouble
 
 DEFAULT_REPORT = "logs/{{ runbook.name }}_{{ run.stamp }}.md"
-CHECK_TIMEOUT = 60.0
-STEP_TIMEOUT = 24 * 3600.0
 _PROBES = ("sql", "http", "command", "file")
 _ACTIONS = ("command", "shell", "sql", "http")
 
 
-def build(
-    document: Document, path: Path, named: Mapping[str, Any], *, known: bool = False
-) -> tuple[model.Runbook, list[Problem]]:
+def build(document: Document, path: Path, named: Mapping[str, Any]) -> tuple[model.Runbook, list[Problem]]:
     """The Runbook that `document` describes, and all that is wrong with it; with problems it must not be run.
 
-    `named` has every entry whose name is known, also those that were left out of the document. A text that is `known` to be
-    valid is not asked whether its params' defaults fit.
+    `named` has every entry whose name is known, also those that were left out of the document.
     """
     fields = Fields(document, path.parent, named)
     data = document.data
-    if not known:
-        _check_params(fields)
+    _check_params(fields)
     _check_step_names(fields)
     start = fields.names("start")
     report = data.get("report") or {}
@@ -141,7 +135,7 @@ def _state(fields: Fields, name: str, item: Mapping[str, Any]) -> model.State:
         fields.probe(where, {**item, "returns": "row"}, kind, "start"),
         fields.select(where, item, kind, "start"),
         item.get("labels") or {},
-        fields.duration(where, item, "timeout") or CHECK_TIMEOUT,
+        fields.duration(where, item, "timeout") or model.CHECK_TIMEOUT,
     )
 
 
@@ -181,7 +175,7 @@ def _check(
         until=_until(fields, where, item),
         remedy=remedy,
         heading=item.get("section", ""),
-        timeout=fields.duration(where, item, "timeout") or CHECK_TIMEOUT,
+        timeout=fields.duration(where, item, "timeout") or model.CHECK_TIMEOUT,
     )
 
 
@@ -278,7 +272,7 @@ def _step(fields: Fields, stage: model.Stage, name: str, item: Mapping[str, Any]
         where=where,
         description=item.get("description", ""),
         action=action,
-        timeout=fields.duration(where, item, "timeout") or STEP_TIMEOUT,
+        timeout=fields.duration(where, item, "timeout") or model.STEP_TIMEOUT,
         retry=model.Retry(
             retry["attempts"], fields.duration((*where, "retry"), retry, "delay") or 1.0, float(retry.get("backoff", 1))
         ),

@@ -7,11 +7,9 @@ import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from runbook.language.assemble import Entry, assemble
 from runbook.language.locate import index_of
 from runbook.language.problems import Problem
-from runbook.language.scalars import parse_scalar
-from runbook.language.source import Source, Span, Where, decode, dotted, read_bytes, whole_file
+from runbook.language.source import Entry, Source, Span, Where, decode, dotted, read_bytes, whole_file
 
 __all__ = ["Document", "Span", "Where", "dotted", "parse_document", "parse_scalar", "read_document", "read_text"]
 
@@ -115,6 +113,8 @@ def read_document(path: Path, shown: str | None = None) -> Document:
 
 def parse_document(text: str | bytes, shown: str) -> Document:
     """The runbook in a YAML text that is called `shown` in messages. Raises InvalidRunbook with every problem of it."""
+    from runbook.language.assemble import assemble
+
     try:
         source = decode(text, shown)
         data, root = assemble(source)
@@ -129,6 +129,13 @@ def read_text(path: Path, shown: str | None = None) -> Document:
     raw = read_bytes(path, name)
     source = decode(raw, name)
     return Document(source, source.text, _sha256(raw), Entry(0, 0, 0, len(source.text), None))
+
+
+def parse_scalar(text: str) -> Any:
+    """One YAML 1.2 scalar, quoted or plain, as for `-p NAME=VALUE`; text that is no scalar is itself."""
+    from runbook.language.scalars import parse_scalar
+
+    return parse_scalar(text)
 
 
 def _sha256(text: str | bytes) -> str:

@@ -1,4 +1,7 @@
-"""Evaluation: a walk over Jinja's syntax tree, strict about what is missing or null, every operation bounded."""
+"""Evaluation: a walk over an expression's tree, strict about what is missing or null, every operation bounded.
+
+Jinja is imported when a filter, a test or a method is first used; comparing and reckoning need none of it.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,20 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from types import GeneratorType
-from typing import Any, NamedTuple
-
-from jinja2 import TemplateError, Undefined, nodes
-from jinja2.exceptions import SecurityError
-from jinja2.runtime import Context
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runbook.language.problems import RunbookError, did_you_mean
-from runbook.language.sandbox import environment
 from runbook.language.values import Absent, Output, as_text, brief, exact
+
+if TYPE_CHECKING:
+    from jinja2.runtime import Context
 
 MAX_REPEAT = 1_000_000
 MAX_BITS = 4096
 Scope = Mapping[str, Any]
 Chain = tuple[str, ...]
+# A kind and its parts: ("attribute", node, "name"), ("compare", node, (("eq", node), …)). `trees.py` makes them.
+Node = tuple[Any, ...]
 
 
 class EvaluationError(RunbookError):
@@ -38,22 +41,24 @@ class Evaluation(NamedTuple):
     nulls: bool
 
 
-def chain_of(node: nodes.Node) -> Chain:
+def chain_of(node: Node) -> Chain:
+    """The dotted name that a node is, or empty."""
     keys: list[str] = []
-    while True:
-        if isinstance(node, nodes.Getattr):
-            keys.append(node.attr)
-            node = node.node
-        elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
-            keys.append(node.arg.value)
-            node = node.node
-        elif isinstance(node, nodes.Name):
-            return (node.name, *reversed(keys))
-        else:
+    while node[0] in ("attribute", "item"):
+        key = node[2] if node[0] == "attribute" else node[2][1] if node[2][0] == "constant" else None
+        if not isinstance(key, str):
             return ()
+        keys.append(key)
+        node = node[1]
+    return (node[1], *reversed(keys)) if node[0] == "name" else ()
+
+
+def _shown(node: Node, otherwise: str) -> str:
+    return ".".join(chain_of(node)) or otherwise
 
 
 def follow(chain: Chain, evaluation: Evaluation) -> Any:
+    """The value of a dotted name."""
     value = _root(chain[0], evaluation)
     for depth, key in enumerate(chain[1:], 1):
         value = _member(value, key, ".".join(chain[:depth]))
@@ -67,16 +72,30 @@ def _root(name: str, evaluation: Evaluation) -> Any:
 
 
 def _member(value: Any, key: Any, shown: str) -> Any:
-    value = present(value) if not (isinstance(value, Absent) and value.null) else value
     if isinstance(value, Absent):
-        return value
+        if value.null:
+            return value
+        raise EvaluationError(value.because)
     if value is None:
         raise EvaluationError(f"{shown or 'the value'} is null and has no `{key}`")
-    env = environment()
-    found = env.getattr(value, key) if isinstance(key, str) else env.getitem(value, key)
+    if isinstance(value, Mapping):
+        if key not in value:
+            raise Missing(_no_member(value, key, shown))
+        return exact(value[key])
+    if isinstance(value, list | tuple) and isinstance(key, int) and -len(value) <= key < len(value):
+        return exact(value[key])
+    return exact(_foreign_member(value, key, shown))
+
+
+def _foreign_member(value: Any, key: Any, shown: str) -> Any:
+    from jinja2 import Undefined
+
+    from runbook.language.sandbox import environment
+
+    found = environment().getattr(value, key) if isinstance(key, str) else environment().getitem(value, key)
     if isinstance(found, Undefined):
         raise Missing(_no_member(value, key, shown))
-    return exact(found)
+    return found
 
 
 def _no_member(value: Any, key: Any, shown: str) -> str:
@@ -88,6 +107,7 @@ def _no_member(value: Any, key: Any, shown: str) -> str:
 
 
 def present(value: Any) -> Any:
+    """`value`, unless it stands for a fact that is missing."""
     if isinstance(value, Absent):
         if value.null:
             return None
@@ -95,23 +115,11 @@ def present(value: Any) -> Any:
     return value
 
 
-def evaluate(node: nodes.Node, evaluation: Evaluation) -> Any:
-    handler = _HANDLERS.get(type(node))
-    if handler is None:
-        raise EvaluationError(f"{type(node).__name__.lower()} is not part of the expression language")
+def evaluate(node: Node, evaluation: Evaluation) -> Any:
+    """The value of a node; it may be Absent. Raises EvaluationError."""
     try:
-        return handler(node, evaluation)
-    except SecurityError as error:
-        raise EvaluationError(f"not allowed here: {error}") from None
-    except (
-        TemplateError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        AttributeError,
-        AssertionError,
-    ) as error:
+        return _HANDLERS[node[0]](node, evaluation)
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, AssertionError) as error:
         raise EvaluationError(_reason(error)) from None
 
 
@@ -123,51 +131,34 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _value(node: nodes.Node, evaluation: Evaluation) -> Any:
+def _value(node: Node, evaluation: Evaluation) -> Any:
     value = present(evaluate(node, evaluation))
     if callable(value):
-        raise EvaluationError(f"`{'.'.join(chain_of(node)) or 'a value'}` is a method: call it with ()")
+        raise EvaluationError(f"`{_shown(node, 'a value')}` is a method: call it with ()")
     return value
 
 
-def _const(node: Any, evaluation: Evaluation) -> Any:
-    return exact(node.value)
+def _slice(node: Node, evaluation: Evaluation) -> Any:
+    parts = [None if part is None else _value(part, evaluation) for part in node[2:]]
+    return _value(node[1], evaluation)[slice(*parts)]
 
 
-def _name(node: Any, evaluation: Evaluation) -> Any:
-    return _root(node.name, evaluation)
+def _call(node: Node, evaluation: Evaluation) -> Any:
+    from runbook.language.sandbox import environment
+
+    _, owner, name, *given = node
+    target = _value(owner, evaluation)
+    method = _member(target, name, _shown(owner, ""))
+    args, kwargs = _arguments(given, evaluation)
+    _bound_growth(name, target, args, kwargs)
+    if not callable(method) or not environment().is_safe_callable(method):
+        raise EvaluationError(f"`{name}` cannot be called")
+    return _by_jinja(lambda: method(*args, **kwargs))
 
 
-def _getattr(node: Any, evaluation: Evaluation) -> Any:
-    return _member(evaluate(node.node, evaluation), node.attr, ".".join(chain_of(node.node)))
-
-
-def _getitem(node: Any, evaluation: Evaluation) -> Any:
-    base = evaluate(node.node, evaluation)
-    if isinstance(node.arg, nodes.Slice):
-        parts = [None if p is None else _value(p, evaluation) for p in (node.arg.start, node.arg.stop, node.arg.step)]
-        return present(base)[slice(*parts)]
-    return _member(base, _value(node.arg, evaluation), ".".join(chain_of(node.node)))
-
-
-def _call(node: Any, evaluation: Evaluation) -> Any:
-    if not isinstance(node.node, nodes.Getattr):
-        raise EvaluationError("only methods of a value can be called")
-    target = _value(node.node.node, evaluation)
-    method = _member(target, node.node.attr, ".".join(chain_of(node.node.node)))
-    args, kwargs = _arguments(node, evaluation)
-    _bound_growth(node.node.attr, target, args, kwargs)
-    env = environment()
-    if not callable(method) or not env.is_safe_callable(method):
-        raise EvaluationError(f"`{node.node.attr}` cannot be called")
-    return _settled(method(*args, **kwargs))
-
-
-def _arguments(node: Any, evaluation: Evaluation) -> tuple[list[Any], dict[str, Any]]:
-    if node.dyn_args is not None or node.dyn_kwargs is not None:
-        raise EvaluationError("`*` and `**` are not part of the expression language")
-    args = [_value(arg, evaluation) for arg in node.args]
-    return args, {pair.key: _value(pair.value, evaluation) for pair in node.kwargs}
+def _arguments(given: list[Any], evaluation: Evaluation) -> tuple[list[Any], dict[str, Any]]:
+    args, kwargs = given
+    return [_value(arg, evaluation) for arg in args], {name: _value(arg, evaluation) for name, arg in kwargs.items()}
 
 
 def _bound_growth(name: str, target: Any, args: list[Any], kwargs: Mapping[str, Any], times: int = 1) -> None:
@@ -204,48 +195,66 @@ _GROWING = {
 }
 
 
-def _filter(node: Any, evaluation: Evaluation) -> Any:
-    if node.name in ("default", "d"):
+def _filter(node: Node, evaluation: Evaluation) -> Any:
+    _, name, operand, *given = node
+    if name in ("default", "d"):
         return _default(node, evaluation)
-    value = _value(node.node, evaluation)
-    args, kwargs = _arguments(node, evaluation)
-    _bound_growth(node.name, value, args, kwargs)
+    value = _value(operand, evaluation)
+    args, kwargs = _arguments(given, evaluation)
+    _bound_growth(name, value, args, kwargs)
     context = _context()
-    return _settled(context.environment.call_filter(node.name, value, args, kwargs, context, context.eval_ctx))
+    return _by_jinja(lambda: context.environment.call_filter(name, value, args, kwargs, context, context.eval_ctx))
 
 
-def _default(node: Any, evaluation: Evaluation) -> Any:
-    args, kwargs = _arguments(node, evaluation)
+def _default(node: Node, evaluation: Evaluation) -> Any:
+    args, kwargs = _arguments(list(node[3:]), evaluation)
     fallback = args[0] if args else kwargs.get("default_value", "")
     try:
-        value = _value(node.node, evaluation)
+        value = _value(node[2], evaluation)
     except Missing:
         return fallback
     either = args[1] if len(args) > 1 else kwargs.get("boolean", False)
     return fallback if either and not value else value
 
 
-def _test(node: Any, evaluation: Evaluation) -> Any:
-    if node.name in ("defined", "undefined"):
+def _test(node: Node, evaluation: Evaluation) -> Any:
+    _, name, operand, *given = node
+    if name in ("defined", "undefined"):
         try:
-            _value(node.node, evaluation)
+            _value(operand, evaluation)
         except Missing:
-            return node.name == "undefined"
-        return node.name == "defined"
-    value = _value(node.node, evaluation)
-    args, kwargs = _arguments(node, evaluation)
+            return name == "undefined"
+        return name == "defined"
+    value = _value(operand, evaluation)
+    if name == "none":
+        return value is None
+    args, kwargs = _arguments(given, evaluation)
     context = _context()
-    return context.environment.call_test(node.name, value, args, kwargs, context, context.eval_ctx)
+    return _by_jinja(lambda: context.environment.call_test(name, value, args, kwargs, context, context.eval_ctx))
 
 
 @lru_cache(maxsize=1)
 def _context() -> Context:
+    from jinja2.runtime import Context
+
+    from runbook.language.sandbox import environment
+
     return Context(environment(), {}, None, {})
 
 
-def _settled(value: Any) -> Any:
-    if isinstance(value, GeneratorType | map | filter | zip):
-        value = list(value)
+def _by_jinja(action: Callable[[], Any]) -> Any:
+    """What a filter, a test or a method gives, its faults translated and its generators run."""
+    from jinja2 import TemplateError, Undefined
+    from jinja2.exceptions import SecurityError
+
+    try:
+        value = action()
+        if isinstance(value, GeneratorType | map | filter | zip):
+            value = list(value)
+    except SecurityError as error:
+        raise EvaluationError(f"not allowed here: {error}") from None
+    except TemplateError as error:
+        raise EvaluationError(str(error)) from None
     parts = [value, *(value if isinstance(value, list) else ())]
     parts += [inner for part in parts[1:] if isinstance(part, tuple) for inner in part]
     for part in parts:
@@ -257,12 +266,12 @@ def _settled(value: Any) -> Any:
     return exact(value)
 
 
-def _binary(node: Any, evaluation: Evaluation) -> Any:
-    left, right = _value(node.left, evaluation), _value(node.right, evaluation)
-    operator = node.operator
-    for side, value in ((node.left, left), (node.right, right)):
+def _binary(node: Node, evaluation: Evaluation) -> Any:
+    _, operator, left_node, right_node = node
+    left, right = _value(left_node, evaluation), _value(right_node, evaluation)
+    for side, value in ((left_node, left), (right_node, right)):
         if value is None:
-            raise EvaluationError(f"{'.'.join(chain_of(side)) or 'a value'} is null: `{operator}` has no result")
+            raise EvaluationError(f"{_shown(side, 'a value')} is null: `{operator}` has no result")
     if operator == "*":
         _bound_product(left, right)
     if operator == "**" and (abs(right) > 1000 or abs(left) > 10**30):
@@ -295,24 +304,24 @@ _BINARY: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _compare(node: Any, evaluation: Evaluation) -> Any:
-    left_node, left = node.expr, _value(node.expr, evaluation)
-    for operand in node.ops:
-        right = _value(operand.expr, evaluation)
+def _compare(node: Node, evaluation: Evaluation) -> Any:
+    left_node, left = node[1], _value(node[1], evaluation)
+    for operator, right_node in node[2]:
+        right = _value(right_node, evaluation)
         if not evaluation.nulls:
-            _refuse_nulls(operand.op, (left_node, left), (operand.expr, right))
-        if not _COMPARE[operand.op](exact(left), exact(right)):
+            _refuse_nulls(operator, (left_node, left), (right_node, right))
+        if not _COMPARE[operator](exact(left), exact(right)):
             return False
-        left_node, left = operand.expr, right
+        left_node, left = right_node, right
     return True
 
 
-def _refuse_nulls(operator: str, *sides: tuple[nodes.Node, Any]) -> None:
+def _refuse_nulls(operator: str, *sides: tuple[Node, Any]) -> None:
     """In a condition a null is neither equal nor unequal to anything, unless null itself is written beside it."""
-    if any(isinstance(node, nodes.Const) and node.value is None for node, _ in sides):
+    if any(node == ("constant", None) for node, _ in sides):
         return
     for side, value in sides[:1] if operator in ("in", "notin") else sides:
-        shown = ".".join(chain_of(side)) or "a value"
+        shown = _shown(side, "a value")
         if value is None:
             raise EvaluationError(f"{shown} is null: a comparison with it is neither true nor false (use `is none`)")
         if isinstance(value, Decimal) and value.is_nan():
@@ -331,67 +340,57 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _truth(node: nodes.Node, evaluation: Evaluation) -> bool:
+def _truth(node: Node, evaluation: Evaluation) -> bool:
     """Whether an operand is true; in a condition only true and false are either."""
     value = _value(node, evaluation)
     if not evaluation.nulls and not isinstance(value, bool):
-        shown = ".".join(chain_of(node)) or "an operand"
-        raise EvaluationError(f"{shown} is {brief(value)}, neither true nor false")
+        raise EvaluationError(f"{_shown(node, 'an operand')} is {brief(value)}, neither true nor false")
     return bool(value)
 
 
-def _and(node: Any, evaluation: Evaluation) -> Any:
+def _and(node: Node, evaluation: Evaluation) -> Any:
     if evaluation.nulls:
-        left = _value(node.left, evaluation)
-        return _value(node.right, evaluation) if left else left
-    return _truth(node.left, evaluation) and _truth(node.right, evaluation)
+        left = _value(node[1], evaluation)
+        return _value(node[2], evaluation) if left else left
+    return _truth(node[1], evaluation) and _truth(node[2], evaluation)
 
 
-def _or(node: Any, evaluation: Evaluation) -> Any:
+def _or(node: Node, evaluation: Evaluation) -> Any:
     if evaluation.nulls:
-        left = _value(node.left, evaluation)
-        return left if left else _value(node.right, evaluation)
-    return _truth(node.left, evaluation) or _truth(node.right, evaluation)
+        left = _value(node[1], evaluation)
+        return left if left else _value(node[2], evaluation)
+    return _truth(node[1], evaluation) or _truth(node[2], evaluation)
 
 
-def _condition(node: Any, evaluation: Evaluation) -> Any:
-    if _truth(node.test, evaluation):
-        return _value(node.expr1, evaluation)
-    if node.expr2 is None:
+def _choice(node: Node, evaluation: Evaluation) -> Any:
+    _, test, chosen, otherwise = node
+    if _truth(test, evaluation):
+        return _value(chosen, evaluation)
+    if otherwise is None:
         raise Missing("the condition is false and there is no `else`")
-    return _value(node.expr2, evaluation)
+    return _value(otherwise, evaluation)
 
 
-def _sequence(node: Any, evaluation: Evaluation) -> list[Any]:
-    return [_value(item, evaluation) for item in node.items]
-
-
-def _dict(node: Any, evaluation: Evaluation) -> dict[Any, Any]:
-    return {_value(pair.key, evaluation): _value(pair.value, evaluation) for pair in node.items}
-
-
-def _concat(node: Any, evaluation: Evaluation) -> str:
-    return "".join(as_text(_value(part, evaluation)) for part in node.nodes)
-
-
-_HANDLERS: dict[type[nodes.Node], Callable[[Any, Evaluation], Any]] = {
-    nodes.Const: _const,
-    nodes.Name: _name,
-    nodes.Getattr: _getattr,
-    nodes.Getitem: _getitem,
-    nodes.Call: _call,
-    nodes.Filter: _filter,
-    nodes.Test: _test,
-    nodes.Compare: _compare,
-    nodes.And: _and,
-    nodes.Or: _or,
-    nodes.Not: lambda node, evaluation: not _truth(node.node, evaluation),
-    nodes.CondExpr: _condition,
-    nodes.List: _sequence,
-    nodes.Tuple: _sequence,
-    nodes.Dict: _dict,
-    nodes.Concat: _concat,
-    nodes.Neg: lambda node, evaluation: -_value(node.node, evaluation),
-    nodes.Pos: lambda node, evaluation: +_value(node.node, evaluation),
-    **dict.fromkeys((nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Pow), _binary),
+_HANDLERS: dict[str, Callable[[Node, Evaluation], Any]] = {
+    "constant": lambda node, evaluation: exact(node[1]),
+    "name": lambda node, evaluation: _root(node[1], evaluation),
+    "attribute": lambda node, evaluation: _member(evaluate(node[1], evaluation), node[2], _shown(node[1], "")),
+    "item": lambda node, evaluation: _member(
+        evaluate(node[1], evaluation), _value(node[2], evaluation), _shown(node[1], "")
+    ),
+    "slice": _slice,
+    "call": _call,
+    "filter": _filter,
+    "test": _test,
+    "compare": _compare,
+    "and": _and,
+    "or": _or,
+    "not": lambda node, evaluation: not _truth(node[1], evaluation),
+    "choice": _choice,
+    "list": lambda node, evaluation: [_value(item, evaluation) for item in node[1]],
+    "mapping": lambda node, evaluation: {_value(k, evaluation): _value(v, evaluation) for k, v in node[1]},
+    "concat": lambda node, evaluation: "".join(as_text(_value(part, evaluation)) for part in node[1]),
+    "negative": lambda node, evaluation: -_value(node[1], evaluation),
+    "positive": lambda node, evaluation: +_value(node[1], evaluation),
+    "binary": _binary,
 }

@@ -2,43 +2,67 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from runbook.language.build import build
-from runbook.language.document import Document, Where, parse_scalar, read_document
+from runbook.language.document import Document, Where, parse_document, parse_scalar
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
-from runbook.language.schema import param_errors, shape_problems
+from runbook.language.source import read_bytes
 from runbook.language.values import dumps, to_data
 
 
 class Marks(Protocol):
-    """A set of keys of what was found valid before."""
+    """What was found valid before, and the runbooks that came of it."""
 
     def __contains__(self, key: str) -> bool: ...
 
     def add(self, key: str) -> None: ...
 
+    def runbook(self, key: str) -> Runbook | None: ...
+
+    def keep(self, key: str, runbook: Runbook) -> None: ...
+
 
 def load(path: str | Path, seen: Marks | None = None) -> Runbook:
     """The runbook in the file at `path`. Raises InvalidRunbook with every problem of the file; reads nothing but files.
 
-    Texts in `seen` are not asked for their shape again.
+    A text that `seen` remembers from this very place, with all the files that it reads, is not read anew.
     """
-    document = read_document(Path(path), str(path))
-    known = seen is not None and f"text {document.sha256}" in seen
-    misshapen = [] if known else shape_problems(document)
+    place, shown = Path(path).absolute(), str(path)
+    if seen is None:
+        return _load(parse_document(read_bytes(Path(path), shown), shown), place)
+    raw = read_bytes(Path(path), shown)
+    key = f"runbook {place} {shown} {hashlib.sha256(raw).hexdigest()}"
+    known = seen.runbook(key)
+    if known is None or not _unchanged(known):
+        known = _load(parse_document(raw, shown), place)
+        seen.keep(key, known)
+    return known
+
+
+def _unchanged(runbook: Runbook) -> bool:
+    """Whether every file that a runbook has read is what it was, and every script is still there."""
+    scripts = [script for item in runbook.connections.values() for script in item.embedded or ()]
+    try:
+        same = all(hashlib.sha256(read_bytes(Path(f), f)).hexdigest() == digest for f, digest in runbook.files.items())
+    except InvalidRunbook:
+        return False
+    return same and all(script.is_file() for script in scripts)
+
+
+def _load(document: Document, path: Path) -> Runbook:
+    from runbook.language.build import build
+    from runbook.language.schema import shape_problems
+
+    misshapen = shape_problems(document)
     if misshapen:
-        raise InvalidRunbook(
-            [*(problem for _, problem in misshapen), *_further(document, Path(path).absolute(), misshapen)]
-        )
-    runbook, problems = build(document, Path(path).absolute(), document.data, known=known)
+        raise InvalidRunbook([*(problem for _, problem in misshapen), *_further(document, path, misshapen)])
+    runbook, problems = build(document, path, document.data)
     if problems:
         raise InvalidRunbook(problems)
-    if seen is not None and not known:
-        seen.add(f"text {document.sha256}")
     return runbook
 
 
@@ -47,6 +71,8 @@ _OF_ENTRIES = ("state", "preflight", "expectations", "steps", "postconditions", 
 
 def _further(document: Document, path: Path, misshapen: list[tuple[Where, Problem]]) -> list[Problem]:
     """What else is wrong, beside shape: the entries at fault are left out, though their names stay known."""
+    from runbook.language.build import build
+
     data = dict(document.data)
     for where, _ in misshapen:
         if len(where) >= 2 and where[0] in _OF_ENTRIES and isinstance(data.get(where[0]), dict):
@@ -80,7 +106,7 @@ def bind_params(runbook: Runbook, given: Mapping[str, Any], seen: Marks | None =
     judged = {name: value for name, value in values.items() if name in given}
     key = f"params {runbook.sha256} {dumps(to_data(judged))}"
     known = not judged or (seen is not None and key in seen)
-    for name, message in ({} if known else param_errors(runbook.params, judged)).items():
+    for name, message in ({} if known else _misfits(runbook, judged)).items():
         hint = runbook.params[name].get("description", "") or "its schema stands here"
         problems.append(runbook.document.problem(("params", name), f"param `{name}`: {message}", hint, at="key"))
     if problems:
@@ -90,12 +116,16 @@ def bind_params(runbook: Runbook, given: Mapping[str, Any], seen: Marks | None =
     return values
 
 
+def _misfits(runbook: Runbook, values: Mapping[str, Any]) -> dict[str, str]:
+    from runbook.language.schema import param_errors
+
+    return param_errors(runbook.params, values)
+
+
 def param_value(runbook: Runbook, name: str, text: str) -> Any:
     """The value that `-p NAME=TEXT` means: a YAML scalar, or a YAML list or mapping where the param is one."""
     types = runbook.params.get(name, {}).get("type", [])
     wanted = {types} if isinstance(types, str) else set(types)
     if text[:1] in "[{" and wanted & {"array", "object"}:
-        from runbook.language.document import parse_document
-
         return parse_document(f"value: {text}\n", f"-p {name}").data["value"]
     return parse_scalar(text)

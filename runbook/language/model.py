@@ -10,6 +10,8 @@ from runbook.language.document import Document, Where
 from runbook.language.expressions import Expression
 from runbook.language.templates import ShellTemplate, SqlTemplate, Template
 
+CHECK_TIMEOUT = 60.0  # seconds
+STEP_TIMEOUT = 24 * 3600.0  # seconds
 Severity = Literal["error", "warn"]
 Returns = Literal["rows", "row", "value", "column", "map"]
 

@@ -66,6 +66,19 @@ def _picture(code: int) -> str:
     return "␡" if code == 0x7F else "\ufffd"
 
 
+class Entry(NamedTuple):
+    """Where a value stands and, in a mapping, its key, as character indexes (`key_end` 0: there is no key).
+
+    `inner` has the entries of a collection's items; of a scalar that an alias brought here, where that was written.
+    """
+
+    key_start: int
+    key_end: int
+    start: int
+    end: int
+    inner: dict[str, Entry] | list[Entry] | tuple[int, int] | None
+
+
 class Source:
     """A text, the name that its file has in messages, and the lines in it (LF, CRLF and CR end one)."""
 

@@ -9,12 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from jinja2 import TemplateSyntaxError
-
 from runbook.language.expressions import EvaluationError, Expression, ExpressionProblem, Scope, parse_expression
-from runbook.language.sandbox import environment
-from runbook.language.shelltext import quotings
-from runbook.language.sqltext import statements, tokens
 from runbook.language.values import Identifier, as_text
 
 MAX_TEMPLATE = 1024 * 1024
@@ -85,6 +80,10 @@ def _refuse_statements(source: str) -> None:
 
 
 def _hole_spans(source: str) -> list[tuple[int, int]]:
+    from jinja2 import TemplateSyntaxError
+
+    from runbook.language.sandbox import environment
+
     spans: list[tuple[int, int]] = []
     position, start, open_ = 0, 0, False
     try:
@@ -187,6 +186,8 @@ _NO_PLACE = {
 
 def parse_shell(source: str) -> ShellTemplate:
     """A script whose holes all stand where a word can stand; raises ExpressionProblem."""
+    from runbook.language.shelltext import quotings
+
     template = parse_template(source)
     masked = _masked(template, "_")
     if template.holes and _CASE.search(masked):
@@ -252,6 +253,8 @@ _HOLE = "\x02"
 
 def parse_sql(source: str, *, single: bool = True) -> SqlTemplate:
     """SQL whose holes are all values or identifiers; with `single`, exactly one statement. Raises ExpressionProblem."""
+    from runbook.language.sqltext import statements
+
     try:
         template = parse_template(source)
     except ExpressionProblem as problem:
@@ -271,6 +274,8 @@ def parse_sql(source: str, *, single: bool = True) -> SqlTemplate:
 
 
 def _check_places(masked: str, template: Template) -> None:
+    from runbook.language.sqltext import tokens
+
     for hole, following in pairwise(template.holes):
         if hole.end == following.start:
             raise _misplaced("word", following.start, template)

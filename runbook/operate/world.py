@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runbook.engine.ports import Answer, CannotTell, Prepared, Read
-from runbook.language.build import CHECK_TIMEOUT
 from runbook.language.expressions import Scope
-from runbook.language.model import Probe, Runbook, Step
+from runbook.language.model import CHECK_TIMEOUT, Probe, Runbook, Step
 from runbook.operate.cancel import Cancellation
 from runbook.operate.servers import CannotStart, resolve
 from runbook.probes import read

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.acceptance.helpers import ADD, DB, HEAD, ITEMS, STATE, Run, lines_of, log_of
+from tests.acceptance.helpers import ADD, DB, HEAD, ITEMS, STATE, Run, lines_of, log_of, until
 from tests.conftest import Database, Program
 
 OWN = """audit:
@@ -26,9 +26,11 @@ EXPECTED = "expectations:\n  items.total: {delta: 3}\n"
 
 
 @pytest.fixture
-def items(database: Database) -> Database:
+def items(database: Database) -> Iterator[Database]:
     database.run(TABLES)
-    return database
+    yield database
+    administrators = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'postgres'"
+    until(lambda: database.value(administrators) == 0)
 
 
 @pytest.fixture

@@ -72,8 +72,6 @@ ERRORS = {
     "params.ids.append(4)": "params.ids has no `append`: it is [3, 1, 2]",
     "{}.update(a=1)": "the value has no `update`",
     "result.items()": "`items` cannot be called",
-    "result(1)": "only methods of a value can be called",
-    "params.mode.replace(*params.ids)": "`*` and `**` are not part of the expression language",
 }
 
 
@@ -175,6 +173,8 @@ PROBLEMS = {
     "a | nosuch": ("there is no filter `nosuch`", 4),
     "a is nosuch": ("there is no test `nosuch`", 5),
     "a | random": ("there is no filter `random`", 4),
+    "result(1)": ("only methods of a value can be called", 0),
+    "params.mode.replace(*params.ids)": ("`*` and `**` are not part of the expression language", 0),
     "(" * 61 + ")" * 61: ("brackets nested more than 60 deep", 60),
     "not " * 3000 + "a": ("the expression is nested too deeply", 0),
     "a" * 20_000: ("an expression of 20000 characters; at most 16384 are read", 0),
