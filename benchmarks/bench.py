@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ status, usage = os.wait4(pid, 0)[1:]
 print(usage.ru_maxrss // (1024 if sys.platform == "darwin" else 1))
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-_CONSOLE_SCRIPT = "import sys\nfrom runbook.cli.main import main\nsys.exit(main())\n"
+_CONSOLE_SCRIPT = "import sys\nfrom {module} import {function}\nsys.exit({function}())\n"
 
 
 class Sample(NamedTuple):
@@ -89,18 +90,26 @@ def server(folder: Path) -> Iterator[str]:
         yield embedded.url
 
 
-def environment(url: str = "") -> dict[str, str]:
-    """What every program that is timed sees: this tree, this interpreter first on the path, one server."""
-    kept = {name: os.environ[name] for name in ("HOME", "LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
+def environment(folder: Path, url: str = "") -> dict[str, str]:
+    """What every program that is timed sees: this tree, this interpreter first on the path, one server, no settings of a user."""
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     server = {"DATABASE_URL": url} if url else {}
-    return {**kept, **server, "PATH": path, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", "NO_COLOR": "1"}
+    home = str(folder / "home")
+    return {**kept, **server, "HOME": home, "PATH": path, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", "NO_COLOR": "1"}
+
+
+def forgetful(program: Program, name: str) -> Program:
+    """The same program under another name, where nothing can be kept from one run to the next."""
+    return program._replace(name=name, env={**program.env, "XDG_CACHE_HOME": "/dev/null"})
 
 
 def console_script(folder: Path) -> tuple[str, ...]:
-    """The command `runbook` as an installer writes it, for this tree."""
+    """The command `runbook` of this tree, as an installer writes it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, _, function = project["scripts"]["runbook"].partition(":")
     script = folder / "runbook-command"
-    script.write_text(_CONSOLE_SCRIPT, encoding="utf-8")
+    script.write_text(_CONSOLE_SCRIPT.format(module=module, function=function), encoding="utf-8")
     return (sys.executable, str(script))
 
 

@@ -9,7 +9,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
-from bench import Program, console_script, environment, interleaved, machine, milliseconds, ratio, table, workplace
+from bench import (
+    Program,
+    console_script,
+    environment,
+    forgetful,
+    interleaved,
+    machine,
+    milliseconds,
+    ratio,
+    table,
+    workplace,
+)
 
 HEAVY = ("psycopg", "httpx", "rich", "jsonschema", "jinja2", "yaml", "click", "psutil", "asyncio", "ctypes")
 RUNBOOK = Path(__file__).resolve().parent / "cookbook" / "runbook.yaml"
@@ -23,9 +34,10 @@ def main() -> None:
     runs = parser.parse_args().runs
     with workplace() as folder:
         print(f"{machine()}\n")
-        command, known = console_script(folder), environment()
+        command, known = console_script(folder), environment(folder)
         programs = [Program("python -c pass", (sys.executable, "-c", "pass"), known, folder)]
         programs += [Program(f"runbook {name}", (*command, *rest), known, folder) for name, rest in COMMANDS.items()]
+        programs.append(forgetful(programs[-1], "runbook validate, a new file"))
         samples = interleaved(programs, runs)
         nothing = samples[programs[0].name]
         rows = []

@@ -17,6 +17,7 @@ from bench import (
     console_script,
     environment,
     find_psql,
+    forgetful,
     interleaved,
     machine,
     milliseconds,
@@ -34,7 +35,7 @@ CHAOS_PROBE = f"""\
     name: further_{{n}}
     tolerance: 0
     provider: {{type: python, module: chaos_probes, func: value, arguments: {{sql: {FURTHER}}}}}"""
-RUNBOOK, SCRIPT = "runbook exec", "(a) psycopg script"
+SCRIPT, RUNBOOK, UNSEEN = "(a) psycopg script", "runbook exec", "runbook exec, a new file"
 PSQL, PER_QUERY, CHAOS = "(b) one psql -f", "(c) psql per query", "(d) Chaos Toolkit"
 MANY = 1000  # further checks from which on a third of the rounds is enough
 MOST_PROCESSES = 100  # further checks beyond which a process for each is not waited for
@@ -70,14 +71,15 @@ def _arguments() -> argparse.Namespace:
 
 def _programs(folder: Path, url: str, given: argparse.Namespace, further: int) -> list[Program]:
     """The rivals with so many further checks, the script first, to which the others are compared."""
-    known, python = environment(url), sys.executable
+    known, python = environment(folder, url), sys.executable
 
     def program(name: str, *argv: str) -> Program:
         return Program(name, argv, known, folder)
 
     script = str(copy(COOKBOOK / "straight_line.py", folder))
     runbook = _extended(folder, "runbook.yaml", further, CHECK)
-    found = [program(SCRIPT, python, script, str(further)), program(RUNBOOK, *console_script(folder), "exec", runbook)]
+    run = program(RUNBOOK, *console_script(folder), "exec", runbook)
+    found = [program(SCRIPT, python, script, str(further)), run, forgetful(run, UNSEEN)]
     if given.psql:
         file = _extended(folder, "one_file.sql", further, f"{FURTHER};")
         found.append(program(PSQL, given.psql, "-X", "-q", "-d", url, "-f", file))

@@ -99,4 +99,5 @@ def _ports(emit: Callable[[str, dict[str, Any]], None], world: World, cancellati
         monotonic=time.monotonic,
         sleep=cancellation.sleep,
         cancelled=cancellation.reason,
+        heed=cancellation.heed,
     )

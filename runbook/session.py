@@ -82,8 +82,8 @@ def execute(
 
 
 def new_run_id(moment: datetime) -> str:
-    """An id that sorts by time: `20251210_143522-3f9a2c`."""
-    return f"{moment:%Y%m%d_%H%M%S}-{secrets.token_hex(3)}"
+    """An id that sorts by time, to the millisecond: `20251210_143522-417-3f9a`."""
+    return f"{moment:%Y%m%d_%H%M%S}-{moment.microsecond // 1000:03d}-{secrets.token_hex(2)}"
 
 
 class _Session:
@@ -190,7 +190,7 @@ class _Session:
         title = self._decided(
             ("title",), lambda: self.runbook.title.render(self._scope(stamp=stamp, started_at=moment))
         )
-        for candidate in (stamp, f"{stamp}_{self.id[-6:]}"):
+        for candidate in (stamp, f"{stamp}_{self.id[-4:]}"):
             scope = {
                 **self._scope(stamp=candidate, started_at=moment),
                 "runbook": {"name": self.runbook.name, "title": title},
@@ -235,6 +235,7 @@ class _Session:
             monotonic=time.monotonic,
             sleep=self.cancellation.sleep,
             cancelled=self.cancellation.reason,
+            heed=self.cancellation.heed,
         )
 
     def _prepare(self, step: Step, scope: Scope, timeout: float) -> Prepared:

@@ -46,7 +46,9 @@ def properties(schema: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("path", sorted((ROOT / "runbooks").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_example_loads_and_names_the_schema(path: Path) -> None:
     load(path)
-    assert path.read_text(encoding="utf-8").startswith("# yaml-language-server: $schema=../schemas/runbook.schema.json\n")
+    assert path.read_text(encoding="utf-8").startswith(
+        "# yaml-language-server: $schema=../schemas/runbook.schema.json\n"
+    )
 
 
 def test_every_key_of_the_schema_is_read() -> None:
@@ -62,7 +64,9 @@ def test_schemas_are_sound_and_every_key_is_described(schema: dict[str, Any]) ->
     for node in schema_nodes(schema):
         for name, value in node.get("properties", {}).items():
             if isinstance(value, dict) and name != "properties":
-                assert value.get("description") or schema["$defs"][value["$ref"].rpartition("/")[2]].get("description"), name
+                assert value.get("description") or schema["$defs"][value["$ref"].rpartition("/")[2]].get(
+                    "description"
+                ), name
 
 
 def test_the_installed_schema_is_the_one_of_the_project() -> None:

@@ -47,6 +47,7 @@ class Account:
         self._gone = False
         self._line_open = False
         self._width = 16
+        self._asks = False
         self._expectations: dict[str, dict[str, Any]] = {}
         self._declared: Mapping[str, Any] = {}
 
@@ -90,6 +91,7 @@ class Account:
 def _opened(account: Account, data: Mapping[str, Any]) -> None:
     run, around = data["run"], data["circumstances"]
     account._declared = data["declared"]
+    account._asks = bool(data["declared"]["preflight"] or data["labels"])
     names = [name for section in data["declared"].values() for name in section]
     account._width = min(max(map(len, names), default=16), 32) + 2
     account.say(f"{visible(run['title'])}   run {run['id']}")
@@ -119,7 +121,8 @@ _STAGES = {
 
 
 def _stage(account: Account, data: Mapping[str, Any]) -> None:
-    if data["stage"] not in ("predictions", "postconditions"):
+    empty = data["stage"] == "preflight" and not account._asks
+    if data["stage"] not in ("predictions", "postconditions") and not empty:
         _heading(account, data["stage"])
 
 

@@ -64,7 +64,10 @@ class Read(Protocol):
 
 
 class Ports(NamedTuple):
-    """The world. `emit` comes first: an event is recorded before the effect that it announces."""
+    """The world. `emit` comes first: an event is recorded before the effect that it announces.
+
+    `cancelled` gives the reason for which the end is asked for; after `heed` only what is asked anew counts.
+    """
 
     emit: Callable[[str, dict[str, Any]], None]
     snapshot: Callable[[], AbstractContextManager[Read]]
@@ -76,6 +79,7 @@ class Ports(NamedTuple):
     monotonic: Callable[[], float]
     sleep: Callable[[float], None]
     cancelled: Callable[[], str | None]
+    heed: Callable[[], None]
 
 
 class Inputs(NamedTuple):

@@ -114,7 +114,9 @@ def _steps(work: Work) -> None:
 
 
 def _after(work: Work) -> None:
-    """The after snapshot, expectations and postconditions, in one transaction."""
+    """The after snapshot, expectations and postconditions, in one transaction; measured also when the run is cancelled."""
+    work.stopping()
+    work.ports.heed()
     work.ports.emit("stage.entered", {"stage": "postconditions"})
     try:
         with work.ports.snapshot() as read:
@@ -139,6 +141,7 @@ def _delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any
 def _aftermath(work: Work) -> None:
     """`on_failure` where due, then `finally`."""
     outcome = _conclude(work, "")
+    work.ports.heed()
     work.scope["run"] = {**work.scope["run"], "outcome": outcome}
     for stage, due in (
         (work.runbook.on_failure, outcome in ("failed", "refuted", "errored")),

@@ -33,7 +33,7 @@ def run_step(work: Work, step: Step) -> bool:
     before = _snapshot(work, f"steps.{step.name}.before") if step.expectations else {}
     facts, because, attempts = _attempts(work, step)
     verdict = "failed" if because else "passed"
-    if because and work.stopping():
+    if because and work.interrupted():
         verdict = "cancelled"
     going_on = _settle(work, step, verdict, because, facts, attempts)
     return _own_expectations(work, step, registered, before) and going_on if step.expectations else going_on
@@ -72,11 +72,11 @@ def _attempts(work: Work, step: Step) -> tuple[dict[str, Any], str, list[dict[st
     delay = step.retry.delay
     while True:
         facts, because = _attempt(work, step, len(done) + 1, done)
-        if not because or len(done) >= step.retry.attempts or work.stopping():
+        if not because or len(done) >= step.retry.attempts or work.interrupted():
             return facts, because, done
         work.ports.sleep(delay)
         delay *= step.retry.backoff
-        if work.stopping():
+        if work.interrupted():
             return facts, because, done
 
 

@@ -61,6 +61,10 @@ class Work:
                 self.ports.emit("run.cancelled", {"because": self.cancelled_because})
         return self.cancelled_because is not None
 
+    def interrupted(self) -> bool:
+        """Whether the end is asked for now; once the steps are over, only what is asked anew."""
+        return self.ports.cancelled() is not None and self.stopping()
+
     def lost_footing(self, because: str) -> None:
         """No further step may start, for a reason that is nobody's verdict on the work itself."""
         self.reasons.append(because)

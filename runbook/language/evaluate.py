@@ -12,6 +12,7 @@ from functools import lru_cache
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from runbook.language.filters import FILTERS, TESTS
 from runbook.language.problems import RunbookError, did_you_mean
 from runbook.language.values import Absent, Output, as_text, brief, exact
 
@@ -201,6 +202,8 @@ def _filter(node: Node, evaluation: Evaluation) -> Any:
         return _default(node, evaluation)
     value = _value(operand, evaluation)
     args, kwargs = _arguments(given, evaluation)
+    if name in FILTERS:
+        return exact(FILTERS[name](value, *args, **kwargs))
     _bound_growth(name, value, args, kwargs)
     context = _context()
     return _by_jinja(lambda: context.environment.call_filter(name, value, args, kwargs, context, context.eval_ctx))
@@ -226,9 +229,9 @@ def _test(node: Node, evaluation: Evaluation) -> Any:
             return name == "undefined"
         return name == "defined"
     value = _value(operand, evaluation)
-    if name == "none":
-        return value is None
     args, kwargs = _arguments(given, evaluation)
+    if name in TESTS:
+        return TESTS[name](value, *args, **kwargs)
     context = _context()
     return _by_jinja(lambda: context.environment.call_test(name, value, args, kwargs, context, context.eval_ctx))
 

@@ -243,7 +243,7 @@ class Fields:
         """The command or the shell script of an entry, with its environment."""
         shape, private = self.names(stage), self.names(stage, secrets=True)
         argv = tuple(
-            self.template((*where, "command", index), value, shape)
+            self.template((*where, "command", index), self._spelled((*where, "command", index), value), shape)
             for index, value in enumerate(item.get("command") or [])
         )
         shell = None
@@ -257,10 +257,20 @@ class Fields:
         return Command(
             argv,
             shell,
-            tuple((name, self.template((*where, "env", name), value, private)) for name, value in env.items()),
+            tuple(
+                (name, self.template((*where, "env", name), self._spelled((*where, "env", name), value), private))
+                for name, value in env.items()
+            ),
             self.template((*where, "cwd"), item["cwd"], shape) if "cwd" in item else None,
             self.template((*where, "stdin"), item["stdin"], private) if "stdin" in item else None,
         )
+
+    def _spelled(self, where: Where, value: Any) -> Any:
+        """A number as it is written, so that a version such as 1.10 keeps its last digit."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return value
+        line, column, width = self.document.value_span(where)
+        return self.document.text.splitlines()[line - 1][column - 1 : column - 1 + width]
 
     def kinds(self, where: Where, item: Mapping[str, Any], allowed: tuple[str, ...], *, needed: bool) -> str:
         """The one kind of probe or action that an entry has, or empty; keys that do not fit the kind are problems."""

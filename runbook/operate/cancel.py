@@ -17,6 +17,7 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._reason: str | None = None
+        self._heeded: str | None = None
         self._wake = threading.Event()
         self._interrupt: Callable[[], None] | None = None
 
@@ -26,8 +27,14 @@ class Cancellation:
         if self._interrupt is not None:
             self._interrupt()
 
+    def heed(self) -> None:
+        """What was asked so far has been heeded: from here only further requests count."""
+        self._heeded = self._reason
+        self._wake.clear()
+
     def reason(self) -> str | None:
-        return self._reason
+        """Why the end is asked for, or None."""
+        return None if self._reason == self._heeded else self._reason
 
     def interrupt_with(self, action: Callable[[], None] | None) -> None:
         """What breaks off the wait that begins now; None when it is over."""
