@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -12,17 +14,32 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runbook.database.embedded import Embedded, embedded_database
+from runbook.system import tree
 
 ROOT = Path(__file__).resolve().parent.parent
 WF3001 = [ROOT / "runbooks" / "wf3001" / name for name in ("schema.sql", "data.sql")]
 
 
 _FOLDER = "RUNBOOK_TEST_SERVER"
+
+
+@pytest.fixture(autouse=True)
+def _no_subreaper_afterwards() -> Iterator[None]:
+    """Leaves the test process as it was: another test's orphans are not its children, and none is left unburied."""
+    yield
+    tree._adopt_orphans.cache_clear()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(tree.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
+                if child.status() == psutil.STATUS_ZOMBIE:
+                    os.waitpid(child.pid, os.WNOHANG)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -117,7 +117,7 @@ def test_the_stamp_gets_a_part_of_the_id_where_a_run_log_stands(run: Run, tmp_pa
     for record, place in zip(records, places, strict=True):
         assert record["run"]["id"] in place.read_text()
         assert record["run"]["stamp"][:15].replace("_", "").isdigit()
-    assert records[1]["run"]["stamp"].endswith(records[1]["run"]["id"][-6:])
+    assert records[1]["run"]["stamp"].endswith(records[1]["run"]["id"][-4:])
     assert len(list((tmp_path / "logs").iterdir())) == 3
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import itertools
 import os
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +68,6 @@ class Child:
 @pytest.fixture
 def child(tmp_path: Path) -> Child:
     return Child(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def _no_subreaper_afterwards() -> Iterator[None]:
-    """Leave the test process as it was: another test's orphans are not its children."""
-    yield
-    tree._adopt_orphans.cache_clear()
-    if LINUX:
-        ctypes.CDLL(None).prctl(tree.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 @pytest.fixture
