@@ -49,7 +49,9 @@ def connect(url: str, application: str, **settings: Any) -> Connection:
         given = conninfo_to_dict(url)
         options = {name: value for name, value in {**_SETTINGS, **settings}.items() if name not in given}
         conninfo = make_conninfo(url, application_name=application[:63], client_encoding="UTF8", **options)
-        return psycopg.connect(conninfo, autocommit=True, cursor_factory=RawCursor, context=_adapters())
+        return psycopg.connect(
+            conninfo, autocommit=True, prepare_threshold=None, cursor_factory=RawCursor, context=_adapters()
+        )
 
 
 def describe(url: str) -> str:

@@ -44,13 +44,13 @@ class Snapshot:
         self._savepoint = f"check_{secrets.token_hex(8)}"
         self._broken = ""
         with translated():
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             connection.execute(
-                "SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true),"
-                " set_config('idle_in_transaction_session_timeout', '0', true)",
-                [str(int(timeout * 1000)), str(LOCK_TIMEOUT_MS)],
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+                f" SELECT set_config('statement_timeout', '{int(timeout * 1000)}', true),"
+                f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true),"
+                " set_config('idle_in_transaction_session_timeout', '0', true);"
+                f" SAVEPOINT {self._savepoint}"
             )
-            connection.execute(f"SAVEPOINT {self._savepoint}")
 
     def query(self, statement: str, values: tuple[Any, ...], timeout: float) -> Rows:
         """Runs one statement read-only. Raises ServerError."""
