@@ -69,11 +69,6 @@ class Audit:
         self._epoch = 0
         self._last: Line | None = None
 
-    @property
-    def epoch(self) -> int:
-        """The fencing number of this run: raised at every start under the same lock."""
-        return self._epoch
-
     def open(self, identity: Identity) -> None:
         """Brings the schema up to date and takes the lease. Raises AuditError or ServerError."""
         connection = self._ready()
