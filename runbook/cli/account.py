@@ -186,7 +186,7 @@ def _prediction(item: Mapping[str, Any]) -> str:
     predicted = item["predicted"]
     if isinstance(predicted, Mapping):
         return ", ".join(f"{bound.replace('_', ' ')} {as_text(value)}" for bound, value in predicted.items())
-    return as_text(predicted) + (f" ± {item['tolerance']}" if item["tolerance"] else "")
+    return as_text(predicted) + ("" if item["tolerance"] is None else f" ± {as_text(item['tolerance'])}")
 
 
 def _expectation(account: Account, data: Mapping[str, Any]) -> None:

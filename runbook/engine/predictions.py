@@ -19,7 +19,7 @@ def register(work: Work, expectations: Iterable[Expectation], step: str = "") ->
             item.name: {
                 "of": item.of,
                 "predicted": to_data(found[item.name].data()),
-                "tolerance": str(item.tolerance) if item.tolerance else None,
+                "tolerance": to_data(item.tolerance.data()) if item.tolerance else None,
                 "severity": item.severity,
                 "because": found[item.name].because,
             }
@@ -35,7 +35,7 @@ def know(work: Work, expectation: Expectation, judgement: Judgement | None = Non
     prediction = work.predictions[expectation.name]
     facts = {
         "predicted": Absent(prediction.because) if prediction.because else prediction.data(),
-        "tolerance": str(expectation.tolerance) if expectation.tolerance else None,
+        "tolerance": expectation.tolerance.data() if expectation.tolerance else None,
         "actual": actual if judgement else Absent(f"{expectation.name} is measured after the steps"),
         "verdict": judgement.verdict if judgement else Absent(f"{expectation.name} is judged after the steps"),
         "because": judgement.because if judgement else "",

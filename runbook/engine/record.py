@@ -61,7 +61,7 @@ class ExpectationDoc(TypedDict, total=False):
     of: str
     predicted: Any
     actual: Any
-    tolerance: str | None
+    tolerance: Any
     verdict: str | None
     because: str
     severity: str

@@ -108,6 +108,10 @@ class Tolerance(NamedTuple):
     def __str__(self) -> str:
         return f"{self.amount}%" if self.percent else str(self.amount)
 
+    def data(self) -> str | Decimal:
+        """As records hold it: `5%`, or the number."""
+        return str(self) if self.percent else self.amount
+
 
 class Expectation(NamedTuple):
     """A predicted change (`of` is delta) or value afterwards (`of` is after) of one metric: a number, or bounds."""

@@ -220,7 +220,7 @@ def _prediction_rows(prefix: str, expectations: Mapping[str, ExpectationDoc]) ->
         if isinstance(predicted, Mapping):
             predicted = ", ".join(f"{bound.replace('_', ' ')} {as_text(value)}" for bound, value in predicted.items())
         verdict = f"{item['verdict']}{' (warning)' if item['severity'] == 'warn' else ''}"
-        tolerance = f"± {item['tolerance']}" if item["tolerance"] else "none"
+        tolerance = "none" if item["tolerance"] is None else f"± {as_text(item['tolerance'])}"
         yield plain(prefix + name), item["of"], as_text(predicted), tolerance, as_text(item["actual"]), verdict
 
 
