@@ -42,7 +42,7 @@ MOST_PROCESSES = 100  # further checks beyond which a process for each is not wa
 
 
 def main() -> None:
-    """Prints one table for the whole run, and one for its growth and one for its memory where they are asked for."""
+    """Prints one table for the whole run, and one for growth and memory where further checks are asked for."""
     given = _arguments()
     with workplace() as folder, server(folder) as url:
         print(f"{machine()}; {_server_version(url)}\n")

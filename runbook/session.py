@@ -100,11 +100,12 @@ class _Session:
     ) -> None:
         self.runbook, self.params, self.options = runbook, params, options
         self.cancellation, self.stack = cancellation, stack
-        self.git = git_state(runbook.folder)
+        self.git: Callable[[], dict[str, Any]] | None = git_state(runbook.folder)
         self.id = new_run_id(datetime.now(UTC))
         self.project = project_folder(runbook.path)
         self.operator = options.operator or system_operator()
         self.key = self._decided(("lock",), lambda: render_text(runbook.lock, self._scope()))
+        self._names(datetime.now(UTC))  # what the params make of them is refused before anything is contacted
         self.world = World(runbook, self.id, self.project, options.database, cancellation, stack, fresh=options.fresh)
         self.operator = self.world.masks.text(self.operator)
         self._refuse_secret(("lock",), self.key)
@@ -183,28 +184,29 @@ class _Session:
             )
         )
 
-    def _choose_names(self) -> None:
-        """Stamp, title and the place of the run log; the stamp gets a part of the id where a run log stands there."""
-        moment = self.clock.started_at
+    def _names(self, moment: datetime) -> tuple[str, str, Path]:
+        """Title, stamp and the place of the run log; the stamp gets a part of the id where a run log stands there."""
         stamp = f"{moment:%Y%m%d_%H%M%S}"
-        title = self._decided(
-            ("title",), lambda: self.runbook.title.render(self._scope(stamp=stamp, started_at=moment))
-        )
+        first = self._scope(stamp=stamp, started_at=moment)
+        title = self._decided(("title",), lambda: self.runbook.title.render(first))
         for candidate in (stamp, f"{stamp}_{self.id[-4:]}"):
-            scope = {
-                **self._scope(stamp=candidate, started_at=moment),
-                "runbook": {"name": self.runbook.name, "title": title},
-            }
+            known = {"name": self.runbook.name, "title": title}
+            scope = {**self._scope(stamp=candidate, started_at=moment), "runbook": known}
             place = partial(render_path, self.runbook.report_path, scope, strict=True)
-            self.report = Path.cwd() / self._decided(("report", "path"), place)
-            if not self.report.exists():
+            report = Path.cwd() / self._decided(("report", "path"), place)
+            if not report.exists():
                 break
+        return title, candidate, report
+
+    def _choose_names(self) -> None:
+        moment = self.clock.started_at
+        title, stamp, self.report = self._names(moment)
         self._refuse_secret(("report", "path"), str(self.report))
         self.inputs = Inputs(
             params=self.params,
             secrets=self.world.secrets,
             id=self.id,
-            stamp=candidate,
+            stamp=stamp,
             started_at=moment,
             operator=self.operator,
             title=title,
@@ -239,9 +241,10 @@ class _Session:
         )
 
     def _prepare(self, step: Step, scope: Scope, timeout: float) -> Prepared:
-        found, self.git = self.git(), dict
-        if found:
-            self.books.note(found)
+        if self.git is not None:
+            found, self.git = self.git(), None
+            if found:
+                self.books.note(found)
         prepared = self.world.prepare(step, scope, timeout)
 
         def go() -> Any:
@@ -271,6 +274,6 @@ class _Session:
         try:
             path = write_report(self.report, self.books.read_back())
         except ReportError as error:
-            self.books.record["problems"].append({"message": f"the run log was not written: {error}"})
+            self.books.emit("report.failed", {"because": f"the run log was not written: {error}"})
             return
         self.books.emit("report.written", {"path": str(path)})

@@ -46,6 +46,7 @@ class Account:
         self._colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
         self._gone = False
         self._line_open = False
+        self._stream = ""
         self._width = 16
         self._asks = False
         self._expectations: dict[str, dict[str, Any]] = {}
@@ -60,7 +61,11 @@ class Account:
     def output(self, stream: str, chunk: bytes) -> None:
         """A step's output as it comes, each line marked, so that it can forge none of ours."""
         text = chunk.decode("utf-8", "backslashreplace")
-        parts = []
+        parts = ["\n"] if self._line_open and self._stream != stream and not text.startswith("\n") else []
+        self._line_open = self._line_open and not parts
+        if text == "\n" and self._stream != stream and not self._line_open:
+            return
+        self._stream = stream
         for line in text.splitlines(keepends=True):
             body = line.rstrip("\r\n")
             parts.append(("" if self._line_open else "    │ ") + visible(body, keep="\t"))
@@ -94,7 +99,7 @@ def _opened(account: Account, data: Mapping[str, Any]) -> None:
     account._asks = bool(data["declared"]["preflight"] or data["labels"])
     names = [name for section in data["declared"].values() for name in section]
     account._width = min(max(map(len, names), default=16), 32) + 2
-    account.say(f"{visible(run['title'])}   run {run['id']}")
+    account.say(visible(run["title"]) + (f"   run {run['id']}" if run["id"] else ""))
     if run["hypothesis"]:
         account.say(f"  {visible(run['hypothesis'])}")
     for name, target in around["connections"].items():

@@ -101,5 +101,5 @@ def _close(account: Account, record: Any) -> None:
     if run["audit"] in ("pending", "failed"):
         account.say(account.style(f"  ! audit: {run['audit']}: {record['audit']['because']}", "warning"))
     because = f": {run['because']}" if run["because"] and run["verdict"] != "passed" else ""
-    place = os.path.relpath(record["report"]) if record["report"] else record["journal"]
-    account.say(f"{account.style(run['verdict'], run['verdict'])}{because}   run log: {place}")
+    place = f"run log: {os.path.relpath(record['report'])}" if record["report"] else f"journal: {record['journal']}"
+    account.say(f"{account.style(run['verdict'], run['verdict'])}{because}   {place}")

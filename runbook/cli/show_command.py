@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from runbook.cli.documents import print_document
+from runbook.cli.documents import print_document, refusal
+from runbook.language.problems import RunbookError
 
 
 @click.command("show", short_help="Show a run.")
@@ -16,10 +17,15 @@ def command(run: str, as_json: bool) -> None:
     from runbook.operate.runs import find_run, record_of
     from runbook.records.report import render
 
-    folder = find_run(run)
-    with bounded(str(folder), memory=True):
-        record = record_of(folder)
-        text = "" if as_json else render(record)
+    try:
+        folder = find_run(run)
+        with bounded(str(folder), memory=True):
+            record = record_of(folder)
+            text = "" if as_json else render(record)
+    except RunbookError as error:
+        if as_json:
+            print_document(refusal(error, ""))
+        raise
     if as_json:
         print_document(record)
     else:

@@ -86,7 +86,7 @@ class StepDoc(TypedDict, total=False):
 
 
 class Record(TypedDict):
-    """The whole record, as `--json` prints it."""
+    """The whole record; `--json` prints it without `declared`, which only folding needs."""
 
     run: RunDoc
     params: dict[str, Any]
@@ -261,6 +261,10 @@ def _report(record: Record, data: Data) -> None:
     record["report"] = data["path"]
 
 
+def _no_report(record: Record, data: Data) -> None:
+    record["problems"].append({"message": data["because"]})
+
+
 def _note(record: Record, data: Data) -> None:
     record["notes"].append(data["text"])
 
@@ -280,5 +284,6 @@ _APPLY: dict[str, Callable[[Record, Data], None]] = {
     "audit.closed": _audit_closed,
     "circumstances.noted": _circumstances,
     "report.written": _report,
+    "report.failed": _no_report,
     "note.added": _note,
 }

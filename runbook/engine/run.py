@@ -155,7 +155,7 @@ def _aftermath(work: Work) -> None:
             return
         work.ports.emit("stage.entered", {"stage": stage[0].stage})
         for step in stage:
-            if not run_step(work, step):
+            if not run_step(work, step) and step.stage == "on_failure":
                 break
 
 
@@ -191,9 +191,9 @@ def _reasons(work: Work, verdict: RunVerdict) -> Iterator[str]:
     if verdict == "passed":
         return
     yield from work.reasons
-    wanted = "refuted" if verdict in ("blocked", "refuted") else "unknown"
+    wanted = "refuted" if verdict in ("blocked", "refuted", "failed") else "unknown"
     for tally in decisive(work.tallies, work.inputs.strict):
-        if tally.verdict == wanted and verdict != "failed":
+        if tally.verdict == wanted:
             yield f"{tally.name} {tally.verdict}: {tally.because}"
 
 

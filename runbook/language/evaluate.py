@@ -118,8 +118,9 @@ def present(value: Any) -> Any:
 
 def evaluate(node: Node, evaluation: Evaluation) -> Any:
     """The value of a node; it may be Absent. Raises EvaluationError."""
+    handler = _HANDLERS[node[0]]
     try:
-        return _HANDLERS[node[0]](node, evaluation)
+        return handler(node, evaluation)
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, AssertionError) as error:
         raise EvaluationError(_reason(error)) from None
 
@@ -281,6 +282,8 @@ def _binary(node: Node, evaluation: Evaluation) -> Any:
         raise EvaluationError("a power that large is not reckoned")
     if operator == "%" and isinstance(left, str):
         raise EvaluationError("`%` works on numbers; use `~` to join text")
+    if operator in ("/", "//", "%") and right == 0:
+        raise EvaluationError("division by zero")
     if operator == "/" and isinstance(left, int) and isinstance(right, int):
         left = Decimal(left)
     result = exact(_BINARY[operator](exact(left), exact(right)))

@@ -34,6 +34,7 @@ class Fields:
         self.document, self.folder = document, folder
         self.data: Mapping[str, Any] = document.data
         self._named = named
+        self._shapes: dict[str, Shape] = {}
         self.problems: list[Problem] = []
         self.files: dict[str, str] = {}
         states = self.data.get("state") or {}
@@ -49,7 +50,9 @@ class Fields:
 
     def names(self, stage: str, *extra: str, secrets: bool = False) -> Shape:
         """The names known at `stage`, the `extra` ones too; secrets only where they may stand."""
-        shape = {**shape_at(stage, self._named, self.metrics), **dict.fromkeys(extra)}
+        if stage not in self._shapes:
+            self._shapes[stage] = shape_at(stage, self._named, self.metrics)
+        shape = {**self._shapes[stage], **dict.fromkeys(extra)}
         if not secrets:
             shape.pop("secrets", None)
         return shape

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,7 @@ class World:
     def _tools(self, query: Callable[..., Any]) -> Tools:
         return Tools(
             folder=self.runbook.folder,
-            environment=self._environment(),
+            environment=self._environment,
             http_urls=self.servers.urls,
             query=query,
             database=self.connect,
@@ -145,6 +146,7 @@ class World:
             hidden=frozenset(self.runbook.secrets.values()),
         )
 
+    @cached_property
     def _environment(self) -> dict[str, str]:
         """What steps and command probes see: ours, and the servers in force."""
         found = {**os.environ, "RUNBOOK_RUN_ID": self.run_id, "RUNBOOK_PYTHON": sys.executable}

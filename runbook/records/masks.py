@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 from runbook.language.problems import RunbookError
-from runbook.language.values import dumps
+from runbook.language.values import Output, dumps
 
 MASK = "***"
 SHORTEST = 4
@@ -50,6 +50,8 @@ class Masks:
         """`value` as it came from outside, with secrets masked in texts; other types stay what they are."""
         if self._text is None:
             return value
+        if isinstance(value, Output):
+            return Output(self.text(value), self.incoming(value.facts))
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):

@@ -39,7 +39,7 @@ def label(record: Record, state: str, metric: str) -> str:
     """The name of a metric for people: its declared label, or its name with the state's where there are several states."""
     own = record["labels"].get(state, {}).get(metric)
     words = own or metric.replace("_", " ").capitalize()
-    return words if len(record["labels"]) < 2 else f"{state.replace('_', ' ').capitalize()} {_within(words)}"
+    return words if own or len(record["labels"]) < 2 else f"{state.replace('_', ' ').capitalize()} {_within(words)}"
 
 
 def _within(words: str) -> str:
@@ -105,8 +105,9 @@ def _after(record: Record) -> list[str]:
     for state, metric, value in _metrics(record["after"]):
         change = record["delta"].get(state, {}).get(metric)
         lines.append(f"- {plain(label(record, state, metric))}: {number(value)} ({_signed(change)})")
-    missing = _missing(record, "after")
-    return ["## After", *(lines + missing or ["- Nothing was measured: no step was started"]), ""]
+    acted = any(step["tries"] for step in record["steps"].values())
+    nothing = ["- Nothing was measured" if acted else "- Nothing was measured: no step was started"]
+    return ["## After", *(lines + _missing(record, "after") or nothing), ""]
 
 
 def _signed(change: Any) -> str:
@@ -242,11 +243,9 @@ def _checks(record: Record) -> list[str]:
 
 def _verdict(check: CheckDoc) -> str:
     verdict = check["verdict"] if check.get("expect") or check["verdict"] != "passed" else "measured"
-    notes = [
-        note
-        for note in ("warning" if check["severity"] == "warn" and verdict in ("refuted", "unknown") else "",)
-        if note
-    ]
+    notes = []
+    if check["severity"] == "warn" and verdict in ("refuted", "unknown"):
+        notes.append("warning")
     if check.get("overridden"):
         notes.append("gone past")
     return f"{verdict} ({', '.join(notes)})" if notes else verdict
@@ -327,7 +326,8 @@ def _step(name: str, step: StepDoc) -> list[str]:
     for attempt in step["tries"]:
         because = attempt.get("because")
         if len(step["tries"]) > 1 or because:
-            ended = f"failed after {_duration(attempt.get('duration'))}: {code(because)}" if because else "held"
+            how = "ended" if because == "cancelled" else "failed"
+            ended = f"{how} after {_duration(attempt.get('duration'))}: {code(because)}" if because else "held"
             lines.append(f"- attempt {attempt['attempt']}: {ended}")
         if attempt.get("left"):
             lines.append(f"- still running afterwards: pid {', '.join(map(str, attempt['left']))}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.conftest import Run
 from tests.acceptance.helpers import DB, HEAD, Background, until
 from tests.conftest import Database, Program
 
@@ -109,3 +110,13 @@ def test_a_lock_that_is_lost_and_free_is_taken_again(
     ended = first.end()
     assert ended.code == 0, ended.err
     assert ended.document["run"]["audit"] == "confirmed" and (tmp_path / "ran").exists()
+
+
+def test_a_run_is_never_locked_by_the_one_before_it(run: Run, database: Database) -> None:
+    for _ in range(40):
+        assert (
+            run("connections: {db: {type: postgres, env: DATABASE_URL}}\naudit: {enabled: false}\n", database.url)[
+                "run"
+            ]["verdict"]
+            == "passed"
+        )

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.acceptance.conftest import Run
 from tests.acceptance.helpers import DB, HEAD, Site
 from tests.conftest import Database, Program
 
@@ -139,3 +140,11 @@ def test_a_param_that_is_the_secret_may_not_stand_in_the_open(
     ended = program("exec", "small.yaml", "-p", "t=canary-4711", "--json", env={"CANARY": "canary-4711"})
     assert ended.code == 5 and "canary-4711" not in ended.out + ended.err
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_commands_answer_keeps_its_facts_where_a_secret_is_declared(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CANARY", "canary-4711")
+    body = "secrets: {t: {env: CANARY}}\npreflight:\n  a: {command: [echo, '{\"a\": 1}'], expect: result.json.a == 1}\n"
+    assert run(body)["run"]["verdict"] == "passed"

@@ -8,9 +8,6 @@ ON CONFLICT (lock) DO UPDATE SET epoch = l.epoch + 1, run_id = excluded.run_id, 
     operator = excluded.operator, since = excluded.since, heartbeat = excluded.heartbeat
 RETURNING epoch
 
--- name: lease
-SELECT run_id, host, pid, operator, since FROM runbook.leases WHERE lock = $1
-
 -- name: insert_run
 INSERT INTO runbook.runs (run_id, runbook, title, lock, operator, host, pid, started_at, epoch, sha256, params)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
