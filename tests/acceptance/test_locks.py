@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Run
-from tests.acceptance.helpers import DB, HEAD, Background, until
+from tests.acceptance.helpers import DB, HEAD, Background, Run, until
 from tests.conftest import Database, Program
 
 KILL = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity

@@ -10,8 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.acceptance.conftest import Run
-from tests.acceptance.helpers import DB, HEAD, Site
+from tests.acceptance.helpers import DB, HEAD, Run, Site
 from tests.conftest import Database, Program
 
 CANARY = 'kanari/+"ä geheim=%7'
