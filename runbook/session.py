@@ -81,6 +81,12 @@ def execute(
         return session.run()
 
 
+def _verifies(runbook: Runbook) -> bool:
+    """Whether anything in the runbook could turn out not to hold, beside its steps ending badly."""
+    checks = any(check.expect for check in (*runbook.preflight, *runbook.postconditions))
+    return checks or bool(runbook.expectations) or any(step.expectations or step.expect for step in runbook.steps)
+
+
 def new_run_id(moment: datetime) -> str:
     """An id that sorts by time, to the millisecond: `20251210_143522-417-3f9a`."""
     return f"{moment:%Y%m%d_%H%M%S}-{moment.microsecond // 1000:03d}-{secrets.token_hex(2)}"
@@ -166,6 +172,8 @@ class _Session:
         self._choose_names()
         self.books = Books(self.world, self.clock, self.stack, on_event)
         warnings = self.world.servers.notes + self.books.open_audit(self.runbook, self.inputs, self.key)
+        if not _verifies(self.runbook):
+            warnings.append("nothing is predicted or checked: `passed` will only say that the steps ended well")
         self.books.open_journal(self.project / "runs" / self.id, on_output)
         self.world.on_output = self.books.output.take
         self.world.on_server = lambda name, version, warning: self.books.note(

@@ -138,7 +138,7 @@ def _heading(account: Account, stage: str) -> None:
 
 def _snapshot(account: Account, data: Mapping[str, Any]) -> None:
     which = data["which"]
-    if which == "after":
+    if which == "after" and (data["state"] or data["errors"] or account._declared.get("postconditions")):
         account.say()
         account.say(click.style("After", bold=True) if account._colour else "After")
     for state, row in data["state"].items():
@@ -212,7 +212,9 @@ def _started(account: Account, data: Mapping[str, Any]) -> None:
 
 
 def _cut(text: str, limit: int = 160) -> str:
-    line = " ".join(text.split())
+    line, *more = text.strip().splitlines() or [""]
+    if more:
+        line = f"{line} …"
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 

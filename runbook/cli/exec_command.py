@@ -14,6 +14,7 @@ from runbook.cli.documents import print_document, refusal
 from runbook.cli.errors import exit_code, tell
 from runbook.cli.files import database_targets, given_params, load_file, params_options
 from runbook.language.problems import RunbookError
+from runbook.records.markdown import visible
 
 
 @click.command("exec", short_help="Run a runbook.")
@@ -100,6 +101,7 @@ def _close(account: Account, record: Any) -> None:
         account.say(account.style(f"  ! {problem['message']}", "warning"))
     if run["audit"] in ("pending", "failed"):
         account.say(account.style(f"  ! audit: {run['audit']}: {record['audit']['because']}", "warning"))
-    because = f": {run['because']}" if run["because"] and run["verdict"] != "passed" else ""
+    if run["because"] and run["verdict"] != "passed":
+        account.say(f"because: {visible(run['because'])}")
     place = f"run log: {os.path.relpath(record['report'])}" if record["report"] else f"journal: {record['journal']}"
-    account.say(f"{account.style(run['verdict'], run['verdict'])}{because}   {place}")
+    account.say(f"{account.style(run['verdict'], run['verdict'])}   {place}")

@@ -322,7 +322,8 @@ def _exit(step: StepDoc) -> str:
 def _step(name: str, step: StepDoc) -> list[str]:
     if not step["tries"]:
         return []
-    lines = [f"### {plain(name)}", code(step.get("what", "")), ""]
+    what = step.get("what", "")
+    lines = [f"### {plain(name)}", *(block(what) if "\n" in what else [code(what)]), ""]
     for attempt in step["tries"]:
         because = attempt.get("because")
         if len(step["tries"]) > 1 or because:
