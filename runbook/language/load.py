@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,6 +67,19 @@ def _load(document: Document, path: Path) -> Runbook:
     return runbook
 
 
+# Sections that others refer to: where one of these is misspelt or misshapen, what is said of the rest would mislead.
+_NEEDED = (
+    "runbook",
+    "name",
+    "params",
+    "connections",
+    "secrets",
+    "state",
+    "preflight",
+    "steps",
+    "postconditions",
+    "remedies",
+)
 _OF_ENTRIES = ("state", "preflight", "expectations", "steps", "postconditions", "on_failure", "finally", "remedies")
 
 
@@ -75,10 +89,11 @@ def _further(document: Document, path: Path, misshapen: list[tuple[Where, Proble
 
     data = dict(document.data)
     for where, _ in misshapen:
-        if len(where) >= 2 and where[0] in _OF_ENTRIES and isinstance(data.get(where[0]), dict):
-            data[where[0]] = {name: item for name, item in data[where[0]].items() if name != where[1]}
-        elif where and where[0] in ("title", "hypothesis", "description", "timeout", "report"):
-            data.pop(str(where[0]), None)
+        section = str(where[0]) if where else ""
+        if len(where) >= 2 and section in _OF_ENTRIES and isinstance(data.get(section), dict):
+            data[section] = {name: item for name, item in data[section].items() if name != where[1]}
+        elif section and not get_close_matches(section, _NEEDED, cutoff=0.75):
+            data.pop(section, None)
         else:
             return []
     _, problems = build(document._replace(data=data), path, document.data)
