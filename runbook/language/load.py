@@ -87,16 +87,17 @@ def _further(document: Document, path: Path, misshapen: list[tuple[Where, Proble
     """What else is wrong, beside shape: the entries at fault are left out, though their names stay known."""
     from runbook.language.build import build
 
-    data = dict(document.data)
+    data, named = dict(document.data), dict(document.data)
     for where, _ in misshapen:
         section = str(where[0]) if where else ""
         if len(where) >= 2 and section in _OF_ENTRIES and isinstance(data.get(section), dict):
             data[section] = {name: item for name, item in data[section].items() if name != where[1]}
         elif section and not get_close_matches(section, _NEEDED, cutoff=0.75):
             data.pop(section, None)
+            named.pop(section, None)
         else:
             return []
-    _, problems = build(document._replace(data=data), path, document.data)
+    _, problems = build(document._replace(data=data), path, named)
     return problems
 
 
