@@ -33,9 +33,9 @@ def load(path: str | Path, seen: Marks | None = None) -> Runbook:
     A text that `seen` remembers from this very place, with all the files that it reads, is not read anew.
     """
     place, shown = Path(path).absolute(), str(path)
-    if seen is None:
-        return _load(parse_document(read_bytes(Path(path), shown), shown), place)
     raw = read_bytes(Path(path), shown)
+    if seen is None:
+        return _load(parse_document(raw, shown), place)
     key = f"runbook {place} {shown} {hashlib.sha256(raw).hexdigest()}"
     known = seen.runbook(key)
     if known is None or not _unchanged(known):

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from runbook.engine.judge import EXIT_CODES
 from runbook.engine.ports import CannotTell, Confirmation, Inputs
 from runbook.engine.record import Event, Record, apply, empty_record, fold
 from runbook.language.expressions import EvaluationError, Scope
@@ -99,7 +100,8 @@ class Books:
         trouble = self.flush()
         if trouble is not None:
             because = f"the audit cannot be written: {self._world.masks.text(str(trouble))}"
-            closing = {"verdict": "errored", "exit_code": 6, "finished_at": self._clock.now(), "duration": 0}
+            code = EXIT_CODES["errored"]
+            closing = {"verdict": "errored", "exit_code": code, "finished_at": self._clock.now(), "duration": 0}
             self.emit("run.finished", {**closing, "because": because})
             raise CannotStart(because)
 

@@ -17,24 +17,25 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._reason: str | None = None
-        self._heeded: str | None = None
+        self._asked = self._heeded = 0
         self._wake = threading.Event()
         self._interrupt: Callable[[], None] | None = None
 
     def request(self, reason: str) -> None:
-        self._reason = reason if self._reason is None else f"{reason}, again"
+        self._reason = reason + ", again" * self._asked
+        self._asked += 1
         self._wake.set()
         if self._interrupt is not None:
             self._interrupt()
 
     def heed(self) -> None:
         """What was asked so far has been heeded: from here only further requests count."""
-        self._heeded = self._reason
+        self._heeded = self._asked
         self._wake.clear()
 
     def reason(self) -> str | None:
         """Why the end is asked for, or None."""
-        return None if self._reason == self._heeded else self._reason
+        return None if self._asked == self._heeded else self._reason
 
     def interrupt_with(self, action: Callable[[], None] | None) -> None:
         """What breaks off the wait that begins now; None when it is over."""
