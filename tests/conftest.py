@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import psutil
 import psycopg
 import pytest
+from hypothesis import settings
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runbook.database.embedded import Embedded, embedded_database
@@ -27,6 +28,9 @@ WF3001 = [ROOT / "runbooks" / "wf3001" / name for name in ("schema.sql", "data.s
 
 
 _FOLDER = "RUNBOOK_TEST_SERVER"
+
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

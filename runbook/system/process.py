@@ -290,6 +290,28 @@ def _mind_children() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
+def cannot_start(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> str:
+    """Why this could not be started, as far as that shows without starting it; empty where nothing is known against it."""
+    if not argv or not argv[0] or any("\0" in text for _, text in _strings(argv, env)):
+        return _why_invalid(ValueError(), argv, env)
+    program = str(cwd / argv[0]) if "/" in argv[0] else argv[0]
+    found = shutil.which(program, path=os.pathsep.join(os.get_exec_path(env)))
+    missing = found is None and not ("/" in program and Path(program).exists())
+    if missing or not cwd.is_dir() or (found is not None and _lacks_interpreter(found)):
+        return _why(FileNotFoundError(errno.ENOENT, ""), argv, env, cwd)
+    if found is None or not os.access(cwd, os.X_OK):
+        return _why(PermissionError(errno.EACCES, ""), argv, env, cwd)
+    return ""
+
+
+def _lacks_interpreter(program: str) -> bool:
+    with contextlib.suppress(OSError), open(program, "rb") as file:
+        line = file.readline(256)
+        words = line[2:].split()
+        return line.startswith(b"#!") and bool(words) and not os.path.exists(words[0])
+    return False
+
+
 def _why(error: OSError | ValueError, argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> str:
     """Why a program could not be started, and what to do."""
     if isinstance(error, ValueError):

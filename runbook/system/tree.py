@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -80,12 +80,14 @@ class Tree:
     While several are open, orphans that left their session are nobody's, for nothing tells whose they are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spared: Mapping[int, Row] | None = None) -> None:
         self.root = 0
         self.started: float | None = None
         self.seen: dict[int, float] = {}
         self._strangers: set[int] | None = None  # children of this process that were there before
         self._foreign: set[int] = set()  # their sessions, and this process's own
+        self._spared = {os.getpid(), *(spared or ())}  # no members, whatever they descend from
+        self._own_groups = {os.getpgrp(), *(row.group for row in (spared or {}).values())}
 
     def __enter__(self) -> Tree:
         _adopt_orphans(os.getpid())
@@ -132,9 +134,13 @@ class Tree:
     def _look(self) -> tuple[dict[int, Row], dict[int, Row]]:
         """The members that are alive; those that came to light, dead or alive."""
         with _lock:
-            rows = _table()
+            rows = table()
             adopting = self._adopts()
-        rows.pop(os.getpid(), None)
+        return self.sift(rows, adopting)
+
+    def sift(self, rows: Mapping[int, Row], adopting: bool = False) -> tuple[dict[int, Row], dict[int, Row]]:
+        """The members among `rows` that are alive, and those that were not known before, dead or alive."""
+        rows = {pid: row for pid, row in rows.items() if pid not in self._spared}
         known = {pid for pid, started in self.seen.items() if pid in rows and rows[pid].started == started}
         sessions = {pid for pid in self.seen if pid in known or pid not in rows}
         found, rest = set(known), rows.keys() - known
@@ -171,9 +177,21 @@ class Tree:
         limit = time.monotonic() + KILLING
         while (members := self.living()) and time.monotonic() < limit:
             self._signal(members, signal.SIGKILL)
+            self._outrun()
             pause(TICK)
             self.reap()  # the dead make every look longer, and a longer look misses more
         return tuple(sorted(members))
+
+    def _outrun(self) -> None:
+        """Kill orphans as they come in: who forks and exits is gone before the whole table is read, and never at once."""
+        limit, quiet = time.monotonic() + TICK, 0
+        with _lock, contextlib.suppress(OSError):
+            while quiet < LOOKS and time.monotonic() < limit:
+                orphans = self._orphans()
+                for pid in orphans:
+                    os.kill(pid, signal.SIGKILL)  # not reaped, so the pid is still its own
+                _reap(orphans)
+                quiet = 0 if orphans else quiet + 1
 
     def reap(self) -> None:
         """Bury the orphans that have died."""
@@ -182,14 +200,18 @@ class Tree:
                 _reap(self._orphans())
 
     def _signal(self, members: dict[int, Row], number: signal.Signals) -> None:
-        """To the root's group at one stroke, so that no fork gets away, and one by one to those outside of it."""
-        grouped = self.started is not None and start_time(self.root) == self.started and os.getpgrp() != self.root
-        if grouped:
+        """To a session's first group at one stroke, so that no fork gets away, and one by one to those outside of it."""
+        groups = {row.group for row in members.values() if row.group == row.session and self._leads(row.group)}
+        for group in groups:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.root, number)
+                os.killpg(group, number)
         for pid, row in members.items():
-            if not grouped or row.group != self.root:
-                _send(pid, row.started, number)
+            if row.group not in groups:
+                send(pid, row.started, number)
+
+    def _leads(self, group: int) -> bool:
+        """Whether the member that gave a group its number still has it, so that nobody else's group can be meant."""
+        return group in self.seen and self.seen[group] == start_time(group) and group not in self._own_groups
 
     def _owns(self, pid: int, row: Row, found: set[int], sessions: set[int], adopting: bool) -> bool:
         if self.started is None or row.started < self.started:
@@ -207,8 +229,12 @@ class Tree:
     def _orphans(self) -> set[int]:
         if not self._adopts():
             return set()
-        candidates = _children() - {self.root} - (self._strangers or set())
-        return {pid for pid in candidates if (row := _row(pid)) and self._is_orphan(pid, row)}
+        found = set()
+        for pid in _children() - {self.root} - (self._strangers or set()):
+            with contextlib.suppress(ProcessLookupError):  # reaped by another thread
+                if os.getsid(pid) not in self._foreign:
+                    found.add(pid)
+        return found
 
 
 @functools.cache
@@ -239,7 +265,7 @@ def _reap(pids: set[int]) -> None:
 def _children() -> set[int]:
     """The pids of this process's children, the dead included."""
     if not _LISTS_CHILDREN:
-        return {pid for pid, row in _table().items() if row.parent == os.getpid()}
+        return {pid for pid, row in table().items() if row.parent == os.getpid()}
     found: set[int] = set()
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -247,7 +273,7 @@ def _children() -> set[int]:
     return found
 
 
-def _send(pid: int, started: float, number: signal.Signals) -> None:
+def send(pid: int, started: float, number: signal.Signals) -> None:
     """Signal one process, through a descriptor where the system has them: that cannot come to mean another one."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         try:
@@ -263,7 +289,8 @@ def _send(pid: int, started: float, number: signal.Signals) -> None:
             os.close(handle)
 
 
-def _table() -> dict[int, Row]:
+def table() -> dict[int, Row]:
+    """Every process there is, by pid."""
     if _HAS_PROC:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     else:

@@ -44,7 +44,7 @@ def verdicts_of(checks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {name: check["verdict"] for name, check in checks.items()}
 
 
-def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     """Waits for `condition` to give something true, and gives it back."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -83,7 +83,7 @@ class Background:
 
         return str(until(look))
 
-    def end(self, number: int | None = None, timeout: float = 20) -> Ended:
+    def end(self, number: int | None = None, timeout: float = 60) -> Ended:
         if number is not None:
             self.process.send_signal(number)
         out, err = self.process.communicate(timeout=timeout)
@@ -118,7 +118,7 @@ class Site:
                 body = self.rfile.read(size).decode()
                 site.asked.append(Asked(self.command, self.path, dict(self.headers.items()), body))
                 if self.path.startswith("/slow"):
-                    time.sleep(8)
+                    time.sleep(300)
                 status, headers, content = site.answers.get(self.path.partition("?")[0], (404, {}, b"nothing here"))
                 with suppress(OSError):
                     self.send_response(status)

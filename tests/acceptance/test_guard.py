@@ -157,7 +157,7 @@ def test_checks_share_one_snapshot_and_until_has_its_own(database: Database, run
 preflight:
   writes: {{command: [sh, -c, "{add}"]}}
   shared: {{sql: SELECT count(*) FROM items, returns: value, expect: [result == 0, result == before.items.total]}}
-  fresh: {{sql: SELECT count(*) FROM items, returns: value, expect: result == 1, until: {{every: 50ms, timeout: 5s}}}}
+  fresh: {{sql: SELECT count(*) FROM items, returns: value, expect: result == 1, until: {{every: 50ms, timeout: 60s}}}}
 """
     record = run(DB + NO_AUDIT + body, database.url)
     assert record["run"]["verdict"] == "passed", record["run"]
@@ -178,10 +178,10 @@ steps:
 def test_limits_hold_in_checks(database: Database, run: Run) -> None:
     database.run(ITEMS)
     body = """preflight:
-  slow: {sql: SELECT pg_sleep(20), timeout: 200ms, severity: warn}
+  slow: {sql: SELECT pg_sleep(300), timeout: 200ms, severity: warn}
   next: {sql: SELECT 1, returns: value, expect: result == 1}
   freed: {sql: "SELECT set_config('statement_timeout', '0', false)"}
-  slow_still: {sql: SELECT pg_sleep(20), timeout: 200ms, severity: warn}
+  slow_still: {sql: SELECT pg_sleep(300), timeout: 200ms, severity: warn}
 """
     record = run(DB + NO_AUDIT + body, database.url)
     wanted = {"slow": "unknown", "next": "passed", "freed": "passed", "slow_still": "unknown"}

@@ -53,7 +53,7 @@ def test_probes(ask: Run, site: Site) -> None:
     site.put("/round", b"", status=302, Location="/round")
     site.put("/large", b"x" * (5 << 20))
     lines = [
-        f'  c{number}: {{http: {{{request}}}, expect: "{expect}", severity: warn, timeout: 5s}}'
+        f'  c{number}: {{http: {{{request}}}, expect: "{expect}", severity: warn, timeout: 60s}}'
         for number, (request, expect, _) in enumerate(PROBES.values())
     ]
     record = ask("preflight:\n" + "\n".join(lines) + "\n")
@@ -73,7 +73,7 @@ STEPS = {
     "expected": ("post: /broken", ", expect: 'status in [500, 503]'", "passed"),
     "not as expected": ("post: /ok", ", expect: json.n == 2", "failed"),
     "nobody there": ("post: 'http://127.0.0.1:9/'", "", "failed"),
-    "out of time": ("get: /slow", ", timeout: 300ms", "failed"),
+    "out of time": ("get: /slow", ", timeout: 1s", "failed"),
 }
 
 

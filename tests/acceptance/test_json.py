@@ -122,7 +122,7 @@ def test_a_document_that_cannot_be_printed_changes_no_record(write: Callable[...
 
 
 def test_a_cancelled_run_is_a_valid_document_too(start: Callable[..., Background], write: Callable[..., Path]) -> None:
-    write("small.yaml", HEAD + "steps:\n  s: {command: [sleep, '30']}\n")
+    write("small.yaml", HEAD + "steps:\n  s: {command: [sleep, '300']}\n")
     background = start("exec", "small.yaml", "--json")
     background.reached('"step.started"')
     assert valid(background.end(15))["run"]["verdict"] == "cancelled"

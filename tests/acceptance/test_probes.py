@@ -18,7 +18,7 @@ CHECKS = {
     "exit_named": ("command: ['false'], expect: exit_code == 1", "passed"),
     "exit_in_result": ("command: ['false'], expect: result.exit_code == 0", "refuted"),
     "no_program": ("command: [no-such-program], expect: exit_code == 1", "unknown"),
-    "too_slow": ("command: [sleep, '20'], timeout: 200ms, expect: exit_code == 0", "unknown"),
+    "too_slow": ("command: [sleep, '300'], timeout: 200ms, expect: exit_code == 0", "unknown"),
     "selected": ("command: [echo, a b c], select: 'stdout.split()[1]', expect: \"result == 'b'\"", "passed"),
     "select_fails": ("command: [echo, a], select: 'stdout.split()[5]', expect: \"result == 'b'\"", "unknown"),
     "value_as_argument": ("command: [printf, '<%s>', '{{ params.t }}'], expect: \"result == '<a; b>'\"", "passed"),
@@ -50,12 +50,18 @@ def test_command_and_file_probes(run: Run, write: Callable[..., Path]) -> None:
 def test_until_asks_again_until_it_holds(database: Database, run: Run) -> None:
     database.run("CREATE TABLE items (n int)")
     body = """steps:
-  later: {shell: "(sleep 0.5; psql -qc 'INSERT INTO items VALUES (1)' || touch failed) > /dev/null 2>&1 &"}
+  later:
+    shell: |
+      ( until grep -q '"postconditions"' .runbook/runs/*/journal.jsonl; do sleep 0.05; done
+        sleep 1
+        psql -qc 'INSERT INTO items VALUES (1)'
+      ) > /dev/null 2>&1 &
 postconditions:
-  arrived: {sql: SELECT count(*) FROM items, returns: value, expect: result == 1, until: {every: 100ms, timeout: 15s}}
+  arrived: {sql: SELECT count(*) FROM items, returns: value, expect: result == 1, until: {every: 100ms, timeout: 60s}}
 """
+    began = time.monotonic()
     check = run(DB + NO_AUDIT + body, database.url)["postconditions"]["arrived"]
-    assert check["verdict"] == "passed" and 2 <= check["attempts"] <= 100
+    assert check["verdict"] == "passed" and 2 <= check["attempts"] <= 1 + (time.monotonic() - began) / 0.1
 
 
 def test_until_gives_up_with_its_last_answer(run: Run, tmp_path: Path) -> None:
@@ -63,19 +69,19 @@ def test_until_gives_up_with_its_last_answer(run: Run, tmp_path: Path) -> None:
   never:
     command: [sh, -c, echo x >> tries; wc -l < tries]
     expect: result | int > 1000
-    until: {every: 50ms, timeout: 400ms}
+    until: {every: 50ms, timeout: 1s}
 """
     began = time.monotonic()
     record = run(body)
     check = record["preflight"]["never"]
     assert (record["run"]["verdict"], check["verdict"]) == ("blocked", "refuted")
-    assert int(check["result"]) == check["attempts"] == (tmp_path / "tries").read_text().count("x") >= 3
-    assert 0.4 <= time.monotonic() - began < 5
+    assert int(check["result"]) == check["attempts"] == (tmp_path / "tries").read_text().count("x") >= 2
+    assert 1 <= time.monotonic() - began < 60
 
 
 def test_until_outlasts_an_unknown(run: Run, tmp_path: Path) -> None:
     body = "steps:\n  later: {shell: '(sleep 0.3; touch made) > /dev/null 2>&1 &'}\npostconditions:\n"
-    check = "  made: {file: made, expect: result.size == 0, until: {every: 50ms, timeout: 10s}}\n"
+    check = "  made: {file: made, expect: result.size == 0, until: {every: 50ms, timeout: 60s}}\n"
     assert run(body + check)["run"]["verdict"] == "passed"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -10,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from tests.acceptance.helpers import DB, NO_AUDIT, Run, log_of
+from tests.acceptance.helpers import DB, NO_AUDIT, Run, log_of, until
 from tests.conftest import Database
 
 SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd(), sys.stdin.read()]))"
@@ -110,9 +112,9 @@ ENDINGS = {
     "no such program": ("command: [no-such-program]", "failed", "no-such-program"),
     "no such folder": ("command: ['true'], cwd: nowhere", "failed", "nowhere"),
     "killed": ("shell: kill -9 $$", "failed", "killed by signal 9"),
-    "out of time": ("command: [sleep, '30'], timeout: 200ms", "failed", "timed out after 0.2 s"),
+    "out of time": ("command: [sleep, '300'], timeout: 200ms", "failed", "timed out after 0.2 s"),
     "out of time, not excused": (
-        "command: [sleep, '30'], timeout: 200ms, expect: exit_code != 0",
+        "command: [sleep, '300'], timeout: 200ms, expect: exit_code != 0",
         "failed",
         "timed out",
     ),
@@ -131,7 +133,7 @@ def test_how_a_command_ends(case: str, run: Run, tmp_path: Path) -> None:
     assert because in found["because"]
     assert (found["message"] is None) == (verdict == "passed")
     assert because == "" or because.split(":")[0] in log_of(record)
-    assert not (tmp_path / "ran").exists() and time.monotonic() - began < 15
+    assert not (tmp_path / "ran").exists() and time.monotonic() - began < 60
 
 
 def test_a_value_in_a_shell_is_one_quoted_word(run: Run, tmp_path: Path) -> None:
@@ -147,10 +149,11 @@ steps:
 
 
 def test_a_time_limit_ends_the_grandchildren_too(run: Run, tmp_path: Path) -> None:
-    body = "steps:\n  s: {shell: '(sleep 1; touch ran) & (setsid sleep 1; touch ran) & wait', timeout: 300ms}\n"
-    assert run(body)["steps"]["s"]["verdict"] == "failed"
-    time.sleep(1)
-    assert not (tmp_path / "ran").exists()
+    seconds = f"300.{int.from_bytes(os.urandom(4)):010}"
+    here = f"sleep {seconds} & setsid sleep {seconds} & touch up; wait"
+    assert run(f"steps:\n  s: {{shell: '{here}', timeout: 1s}}\n")["steps"]["s"]["verdict"] == "failed"
+    assert (tmp_path / "up").exists()
+    until(lambda: not [p for p in psutil.process_iter(["cmdline"]) if seconds in (p.info["cmdline"] or [])])
 
 
 def test_output_of_any_size_streams_through(run: Run) -> None:

@@ -122,17 +122,17 @@ postconditions:
 
 
 def test_the_time_limit_of_the_run_bounds_its_steps_and_still_measures(run: Run, tmp_path: Path) -> None:
-    body = "timeout: 500ms\nsteps:\n  a: {command: [sleep, '20']}\n" + TOUCH.format("work")
+    body = "timeout: 2s\nsteps:\n  a: {command: [sleep, '300']}\n" + TOUCH.format("work")
     began = time.monotonic()
     record = run(body + "postconditions:\n  p: {command: [echo, measured]}\n" + AFTERMATH)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert record["run"]["verdict"] == "failed" and "timed out" in record["run"]["because"]
     assert record["postconditions"]["p"]["result"] == "measured"
     assert {path.name for path in tmp_path.iterdir()} & {"work", "undo", "tidy"} == {"undo", "tidy"}
 
 
 def test_a_preflight_that_takes_all_the_time_starts_no_step(run: Run, tmp_path: Path) -> None:
-    body = "timeout: 300ms\npreflight:\n  p: {command: [sleep, '20'], severity: warn}\nsteps:\n" + TOUCH.format("work")
+    body = "timeout: 300ms\npreflight:\n  p: {command: [sleep, '300'], severity: warn}\nsteps:\n" + TOUCH.format("work")
     record = run(body)
     assert record["run"]["verdict"] == "errored" and "time limit" in record["run"]["because"]
     assert not (tmp_path / "work").exists()

