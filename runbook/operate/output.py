@@ -12,7 +12,7 @@ MAX_LOG = 1024 * 1024 * 1024
 
 
 class OutputLog:
-    """Writes what steps print, and hands it to whoever shows it."""
+    """Writes what steps print, and hands it to whoever shows it. `trouble` says why it stopped to be kept."""
 
     def __init__(self, folder: Path, masks: Masks, show: Callable[[str, bytes], None]) -> None:
         self.path = folder / "output.log"
@@ -20,7 +20,7 @@ class OutputLog:
         self._streams = {name: masks.stream() for name in ("stdout", "stderr")}
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         self._size = 0
-        self._full = False
+        self._full, self.trouble = False, ""
 
     def take(self, stream: str, chunk: bytes) -> None:
         self._put(stream, self._streams[stream].feed(chunk))
@@ -42,10 +42,13 @@ class OutputLog:
             os.write(self._descriptor, data[: MAX_LOG - self._size])
             self._size += len(data)
             if self._size >= MAX_LOG:
-                self._full = True
+                self._stop(f"{MAX_LOG} bytes are the limit")
                 os.write(self._descriptor, f"\n… (the rest is not kept: {MAX_LOG} bytes are the limit)\n".encode())
-        except OSError:
-            self._full = True
+        except OSError as error:
+            self._stop(str(error.strerror))
+
+    def _stop(self, trouble: str) -> None:
+        self._full, self.trouble = True, trouble
 
     def close(self) -> None:
         self.settle()

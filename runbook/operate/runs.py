@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from runbook.engine.record import Record, fold
@@ -37,6 +38,27 @@ def find_run(name: str) -> Path:
     if found:
         raise NoSuchRun(f"`{name}` could be {', '.join(path.name for path in found[:5])}")
     raise NoSuchRun(f"there is no run `{name}` in {folder}; {did_you_mean(name, [path.name for path in known[-200:]])}")
+
+
+def mark_open(folder: Path) -> None:
+    """Leaves a mark that the run in `folder` is not closed yet, which stands until it is closed in all its books."""
+    marks = folder.parent.parent / "open"
+    marks.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (marks / folder.name).touch(mode=0o600)
+
+
+def mark_closed(folder: Path) -> None:
+    """Takes the mark away."""
+    (folder.parent.parent / "open" / folder.name).unlink(missing_ok=True)
+
+
+def open_runs(project: Path) -> list[Path]:
+    """The folders of the runs of `project` (its `.runbook`) that are not closed yet, oldest first."""
+    try:
+        names = sorted(os.listdir(project / "open"))
+    except FileNotFoundError:
+        return []
+    return [project / "runs" / name for name in names]
 
 
 def record_of(folder: Path) -> Record:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runbook import execute, load
 from runbook.engine.record import fold
 from runbook.language.values import dumps, loads, to_data
-from runbook.records.journal import Journal, JournalError, read_journal
+from runbook.records.journal import Journal, JournalError, create_journal, read_journal
 from runbook.records.runlog import run_log
 from tests.conftest import Database
 
@@ -39,7 +39,7 @@ def test_decimals_keep_their_digits() -> None:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    journal = Journal(tmp_path / "run")
+    journal = create_journal(tmp_path / "run")
     for number in range(3):
         journal.append("2025-12-10T14:35:22.000+00:00", "note.added", {"text": f"note {number}"})
     return journal
