@@ -1,57 +1,110 @@
-"""One run at a time: a session advisory lock where there is a PostgreSQL, a flock in a per-user folder where there is none."""
+"""One run at a time: what every kind of lock is, what a refusal says, and how one waits for it."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
-import os
-import time
 from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from runbook.language.problems import RunbookError
+from runbook.operate.cancel import Cancellation
+from runbook.operate.circumstances import host
 
-if TYPE_CHECKING:
-    from runbook.database.connect import Connection
+AGAIN = 1.0  # seconds between two tries to take a lock
+BLINK = 0.2  # the same, for a lock that nobody has at the moment
+
+T = TypeVar("T")
 
 
 class Holder(NamedTuple):
-    """Who holds a lock, as far as it can be told."""
+    """Who holds a lock, as far as it can be told. `journal` is the path of its journal on its host."""
 
     run_id: str = ""
     host: str = ""
     pid: int | None = None
     operator: str = ""
     since: str = ""
+    journal: str = ""
 
 
 class Locked(RunbookError):
-    """Another run holds the lock."""
+    """Another run holds the lock; `cures` are what a person can do, one line each."""
 
     def __init__(self, key: str, holder: Holder) -> None:
         self.key, self.holder = key, holder
-        known = [
-            f"by run {holder.run_id}" if holder.run_id else "by another session",
-            f"on {holder.host}" if holder.host else "",
-            f"pid {holder.pid}" if holder.pid else "",
-            f"operator {holder.operator}" if holder.operator else "",
-            f"since {holder.since}" if holder.since else "",
-        ]
-        super().__init__(f"the lock `{key}` is held {', '.join(part for part in known if part)}")
+        super().__init__(f"the lock `{key}` is held {described(holder)}")
+
+    @property
+    def cures(self) -> list[str]:
+        return [*self.watching, "wait for it: the same command with --wait"]
+
+    @property
+    def watching(self) -> list[str]:
+        """How to see what the holder does, where it is a run that is known by name."""
+        holder = self.holder
+        if not holder.run_id:
+            return []
+        elsewhere = f"on {holder.host}: " if holder.host not in ("", host()) else ""
+        return [f"watch it: {elsewhere}runbook watch {holder.run_id}"]
+
+
+class Fading(Locked):
+    """The holder lost its session a moment ago and may take the lock again, or it is dead: that shows within seconds."""
+
+
+class StoppedWaiting(RunbookError):
+    """The end was asked for while a lock was waited for; nothing was begun."""
 
 
 class Lock(Protocol):
-    """Held from before the journal opens until the run log is written."""
+    """Held from before the journal opens until the run log is written.
 
-    def held(self) -> bool: ...
+    `lost` says why it is lost for good, or is empty; `epoch` is the fencing number of the lease that goes with it.
+    """
 
-    def regain(self) -> bool: ...
+    lost: str
+    epoch: int | None
+
+    def held(self) -> bool:
+        """Whether it is held now."""
+        ...
+
+    def beat(self) -> bool:
+        """The same, and whoever looks at its lease can see that its holder is alive."""
+        ...
+
+    def regain(self) -> bool:
+        """Takes it again where nobody had it since; false where that cannot be done now, or never (`lost`)."""
+        ...
+
+    def rest(self, seconds: float) -> None:
+        """Waits for so long, or until there is a sign that the lock is gone, or until `wake`."""
+        ...
+
+    def wake(self) -> None:
+        """Ends every present and future `rest`."""
+        ...
 
     def release(self) -> None: ...
+
+
+def described(holder: Holder) -> str:
+    """Who holds it, for people: `by run X, on Y, pid 1, operator Ada, since …`."""
+    known = [
+        f"by run {holder.run_id}" if holder.run_id else "by another session",
+        f"on {holder.host}" if holder.host else "",
+        f"pid {holder.pid}" if holder.pid else "",
+        f"operator {holder.operator}" if holder.operator else "",
+        f"since {holder.since}" if holder.since else "",
+    ]
+    return ", ".join(part for part in known if part)
+
+
+def lost_to(holder: Holder) -> str:
+    """Why a lock is lost for good."""
+    who = f"run {holder.run_id}" if holder.run_id else "another session"
+    where = f" on host {holder.host}" if holder.host else ""
+    return f"the lock was lost: {who}{where} took it{f' at {holder.since}' if holder.since else ''}"
 
 
 def lock_number(key: str) -> int:
@@ -59,125 +112,23 @@ def lock_number(key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"runbook:{key}".encode()).digest()[:8], "big", signed=True)
 
 
-_HOLDER = """
-SELECT a.application_name, a.client_hostname, to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
-FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND l.granted AND l.classid::bigint = $1 AND l.objid::bigint = $2 AND l.objsubid = 1
-"""
-_LEASE = """
-SELECT run_id, host, pid, operator, to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
-FROM runbook.leases WHERE lock = $1
-"""
+def patiently(take: Callable[[], T], cancellation: Cancellation, on_wait: Callable[[Locked], None] | None = None) -> T:
+    """Tries until the lock is taken; without `on_wait` no longer than it takes to see whether a holder is alive.
 
-
-class DatabaseLock:
-    """A session lock on a connection that does nothing else."""
-
-    def __init__(self, key: str, connect: Callable[[], Connection]) -> None:
-        self._key, self._connect = key, connect
-        self.connection = connect()
-
-    def acquire(self) -> datetime:
-        """Takes the lock at once and tells the server's time. Raises Locked or ServerError."""
-        from runbook.database.connect import translated
-
-        with translated():
-            row = self.connection.execute(
-                "SELECT pg_try_advisory_lock($1), clock_timestamp()", [lock_number(self._key)]
-            ).fetchone()
-        assert row is not None
-        if not row[0]:
-            holder = self._holder()
-            self.connection.close()
-            raise Locked(self._key, holder)
-        moment: datetime = row[1]
-        return moment.astimezone(UTC)
-
-    def _holder(self) -> Holder:
-        import psycopg
-
-        number = lock_number(self._key) & 0xFFFFFFFFFFFFFFFF
-        row = self.connection.execute(_HOLDER, [number >> 32, number & 0xFFFFFFFF]).fetchone()
-        known = Holder(run_id=row[0].removeprefix("runbook "), since=row[2]) if row else Holder()
-        with suppress(psycopg.Error):
-            lease = self.connection.execute(_LEASE, [self._key]).fetchone()
-            if lease is not None and (not known.run_id or lease[0] == known.run_id):
-                return Holder(*lease)
-        return known
-
-    def held(self) -> bool:
-        """Asks the server; a connection that does not answer holds nothing."""
-        import psycopg
-
+    `on_wait` hears of every holder that is waited for. Raises Locked or StoppedWaiting.
+    """
+    told: Holder | None = None
+    while True:
         try:
-            self.connection.execute("SELECT 1")
-        except psycopg.Error:
-            return False
-        return True
-
-    def regain(self) -> bool:
-        """Takes the lock again after its connection was lost; false where another run was quicker or the server is away."""
-        from runbook.database.connect import ServerError
-
-        self.connection.close()
-        try:
-            self.connection = self._connect()
-            self.acquire()
-        except (ServerError, Locked):
-            return False
-        return True
-
-    def release(self) -> None:
-        """Gives the lock back before it hangs up: a closed session's locks go only when the server notices."""
-        import psycopg
-
-        with suppress(psycopg.Error):
-            self.connection.execute("SELECT pg_advisory_unlock($1)", [lock_number(self._key)])
-        self.connection.close()
-
-
-def state_folder() -> Path:
-    """The folder for what one user's runs on this machine share."""
-    base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    return Path(base) / "runbook"
-
-
-class FileLock:
-    """A flock on a file of this user on this machine; the kernel releases it when the holder dies."""
-
-    def __init__(self, key: str, folder: Path | None = None) -> None:
-        self._key = key
-        self._path = (folder or state_folder() / "locks") / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.lock"
-        self._descriptor = -1
-
-    def acquire(self, holder: Holder) -> None:
-        """Takes the lock at once and leaves a note on who holds it. Raises Locked."""
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Locked(self._key, self._read()) from None
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(holder._asdict()).encode(), 0)
-
-    def _read(self) -> Holder:
-        time.sleep(0.02)
-        try:
-            return Holder(**json.loads(os.pread(self._descriptor, 4096, 0)))
-        except (ValueError, TypeError):
-            return Holder()
-        finally:
-            self.release()
-
-    def held(self) -> bool:
-        return self._descriptor >= 0
-
-    def regain(self) -> bool:
-        return self.held()
-
-    def release(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            return take()
+        except Locked as locked:
+            fading, holder, key = isinstance(locked, Fading), locked.holder, locked.key
+            if on_wait is None and not fading:
+                raise
+            if on_wait is not None and holder != told and not fading:
+                told = holder
+                on_wait(locked)
+        cancellation.sleep(BLINK if fading else AGAIN)
+        reason = cancellation.reason()
+        if reason is not None:
+            raise StoppedWaiting(f"stopped while waiting for the lock `{key}`: {reason}")
