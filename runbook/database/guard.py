@@ -8,6 +8,7 @@ and at the end the server asked whether anything was written. A superuser can le
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from runbook.database.connect import Connection, ServerError, bound, connect, tr
 
 MAX_ROWS = 10_000
 LOCK_TIMEOUT_MS = 10_000
+PAUSE = 0.5  # seconds between two tries to reach it
 _CHUNK = 1000
 _OPEN = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 
@@ -128,10 +130,13 @@ class Snapshots:
         timeout: float,
         opened: Callable[[str, Connection], None],
         interrupt: Callable[[Callable[[], None] | None], None],
+        patience: float = 0.0,
     ) -> None:
         self._urls, self._application, self._timeout = urls, application, timeout
         self._opened, self._interrupt = opened, interrupt
         self._connections: dict[str, Connection] = {}
+        self._met: set[str] = set()
+        self._patience = patience
 
     @contextmanager
     def open(self) -> Iterator[Callable[[str, str, tuple[Any, ...], float], Rows]]:
@@ -161,9 +166,26 @@ class Snapshots:
                 if not error.lost:
                     raise
                 known.close()
-        connection = self._connections[name] = connect(self._urls(name), self._application)
+        connection = self._connections[name] = self._connected(name)
+        self._met.add(name)
         self._opened(name, connection)
         return Snapshot(connection, self._timeout)
+
+    def _connected(self, name: str) -> Connection:
+        """A new connection; a server that answered before and is away now (it restarts) is waited for."""
+        interrupted: list[bool] = []
+        self._interrupt(lambda: interrupted.append(True))
+        deadline = time.monotonic() + (self._patience if name in self._met else 0)
+        try:
+            while True:
+                try:
+                    return connect(self._urls(name), self._application)
+                except ServerError as error:
+                    if not error.lost or interrupted or time.monotonic() > deadline:
+                        raise
+                time.sleep(PAUSE)
+        finally:
+            self._interrupt(None)
 
     def _end(self, begun: dict[str, Snapshot]) -> None:
         failure = None

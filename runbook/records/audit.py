@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from runbook.engine.judge import EXIT_CODES
 from runbook.engine.ports import Confirmation
 from runbook.language.problems import RunbookError
 from runbook.language.values import Jsonb
-from runbook.records.journal import Line, chain
+from runbook.records.journal import GENESIS, Line, chain
 
 _SQL = Path(__file__).parent / "sql"
 STATEMENT_MS = 60_000
@@ -59,46 +59,31 @@ def _migrations() -> list[Path]:
 
 
 class Audit:
-    """Writes one run. Lines wait here until they are flushed; the journal has them already."""
+    """Writes one run. Lines wait here until they are flushed; the journal has them already.
+
+    `epoch` is the fencing number of the lease; `unclosed` the first line of the run that had the lease before and has no
+    closing record; `away` says that the server did not answer when the run was to be closed.
+    """
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connection: Connection | None = None
         self._reconnect = connect
         self._waiting: list[Line] = []
         self._identity: Identity | None = None
-        self._epoch = 0
+        self.epoch = 0
+        self.unclosed = ""
+        self.away = False
         self._last: Line | None = None
 
     def open(self, identity: Identity) -> None:
         """Brings the schema up to date and takes the lease. Raises AuditError or ServerError."""
         connection = self._ready()
-        self._migrate(connection)
+        migrate(connection)
         values = [identity.lock, identity.run_id, identity.host, identity.pid, identity.operator]
         with translated():
             row = connection.execute(queries()["take_lease"], values).fetchone()
         assert row is not None
-        self._identity, self._epoch = identity, row[0]
-
-    def _migrate(self, connection: Connection) -> None:
-        newest = int(_migrations()[-1].name.split("_")[0])
-        current = _version(connection)
-        if current > newest:
-            raise AuditError(f"the audit is of version {current}, this program knows {newest}: install a newer runbook")
-        if current == newest:
-            return
-        try:
-            with translated(), connection.transaction():
-                connection.execute("SELECT pg_advisory_xact_lock($1)", [_MIGRATION_LOCK])
-                fresh = connection.execute("SELECT to_regclass('runbook.migrations')").fetchone() == (None,)
-                for path in _migrations()[0 if fresh else _version(connection) :]:
-                    connection.execute(path.read_text(encoding="utf-8"))
-        except ServerError as error:
-            if error.sqlstate not in ("42501", "25006"):
-                raise
-            raise AuditError(
-                f"the role {connection.info.user} may not create the schema `runbook` for the audit ({error}); give the "
-                "output of `runbook audit schema` to your DBA, or set audit: {enabled: false} to keep only the journal"
-            ) from None
+        self._identity, self.epoch, self.unclosed = identity, row[0], row[1] or ""
 
     def add(self, line: Line) -> None:
         self._waiting.append(line)
@@ -114,9 +99,9 @@ class Audit:
         self._waiting.clear()
 
     def _send(self, connection: Connection) -> None:
-        run, epoch = self._identity, self._epoch
+        run, epoch = self._identity, self.epoch
         assert run is not None
-        if self._waiting and self._waiting[0].event.seq == 1:
+        if any(line.event.kind == "run.opened" for line in self._waiting):
             values = [
                 run.run_id,
                 run.runbook,
@@ -128,24 +113,23 @@ class Audit:
                 run.started_at,
                 epoch,
             ]
-            connection.execute(queries()["insert_run"], [*values, run.sha256, Jsonb(_storable(run.params))])
-        fence = connection.execute(queries()["fence"], [run.lock, epoch]).fetchone()
-        if fence is None or not fence[0]:
-            raise ServerError("another run has taken this lock since: nothing more is written under the old one")
-        events = [line.event for line in self._waiting]
-        columns: list[Any] = [
-            [event.seq for event in events],
-            [event.at for event in events],
-            [event.kind for event in events],
-            [line.text for line in self._waiting],
-            [line.previous for line in self._waiting],
-            [line.hash for line in self._waiting],
-        ]
-        connection.execute(queries()["insert_events"], [run.run_id, epoch, *columns])
+            connection.execute(queries()["insert_run"], [*values, run.sha256, Jsonb(storable(run.params))])
+        self._pass_fence(connection)
+        connection.execute(queries()["insert_events"], [run.run_id, epoch, *columns_of(self._waiting)])
 
     def rows(self, statements: list[tuple[str, list[Any]]]) -> Any:
         """Runs the user's own statements in one transaction; the first value of the last one that returns any."""
-        return user_rows(self._ready(), statements)
+        connection = self._ready()
+        with translated(), connection.transaction():
+            self._pass_fence(connection)
+            return _first_value(connection, statements)
+
+    def _pass_fence(self, connection: Connection) -> None:
+        """Nobody takes the lease before this transaction ends. Raises ServerError where somebody has taken it already."""
+        assert self._identity is not None
+        row = connection.execute(queries()["fence"], [self._identity.lock, self.epoch]).fetchone()
+        if row is None or not row[0]:
+            raise ServerError("another run has taken this lock since: nothing more is written under the old one")
 
     def close_run(
         self, closing: Mapping[str, Any], statements: list[tuple[str, list[Any]]], trouble: str = ""
@@ -160,10 +144,8 @@ class Audit:
             return Confirmation("confirmed", self._close_run(closing, statements))
         except ServerError as error:
             if not error.lost:
-                return (
-                    self._close_without(closing, str(error)) if statements else Confirmation("pending", "", str(error))
-                )
-            return self._confirm_later(closing, statements, str(error))
+                return self._close_without(closing, str(error)) if statements else self._pending(error)
+            return self.confirm(closing, statements)
 
     def _close_run(self, closing: Mapping[str, Any], statements: list[tuple[str, list[Any]]]) -> str:
         connection, run, last = self._ready(), self._identity, self._last
@@ -171,14 +153,7 @@ class Audit:
         with translated(), connection.transaction():
             _first_value(connection, statements)
             self._send(connection)
-            connection.execute(queries()["chain_lock"])
-            row = connection.execute(queries()["chain_head"]).fetchone()
-            number, previous = (row[0] + 1, row[1]) if row else (1, "0" * 64)
-            head = chain(previous, f"{run.run_id} {last.hash}")
-            values = [run.run_id, closing["verdict"], closing["exit_code"], closing["finished_at"], closing["duration"]]
-            connection.execute(
-                queries()["insert_closing"], [number, *values, last.event.seq, last.hash, previous, head]
-            )
+            head = add_closing(connection, {**closing, "id": run.run_id}, last)
         self._waiting.clear()
         return head
 
@@ -189,19 +164,22 @@ class Audit:
         try:
             head = self._close_run(closing, [])
         except ServerError as error:
-            return Confirmation("pending", "", str(error))
+            return self._pending(error)
         return Confirmation("failed", head, f"audit.finished: {because}")
 
-    def _confirm_later(
-        self, closing: Mapping[str, Any], statements: list[tuple[str, list[Any]]], because: str
-    ) -> Confirmation:
+    def confirm(self, closing: Mapping[str, Any], statements: list[tuple[str, list[Any]]]) -> Confirmation:
         """After a lost connection: whether the commit arrived is looked up; if it did not, once more."""
         assert self._identity is not None
         try:
-            row = self._ready().execute(queries()["closing"], [self._identity.run_id]).fetchone()
+            with translated():
+                row = self._ready().execute(queries()["closing"], [self._identity.run_id]).fetchone()
             return Confirmation("confirmed", row[0] if row else self._close_run(closing, statements))
-        except (ServerError, psycopg.Error):
-            return Confirmation("pending", "", because)
+        except ServerError as error:
+            return self._pending(error)
+
+    def _pending(self, error: ServerError) -> Confirmation:
+        self.away = error.lost
+        return Confirmation("pending", "", str(error))
 
     def _ready(self) -> Connection:
         if self._connection is None or self._connection.closed:
@@ -226,6 +204,83 @@ class Audit:
                 self._connection.close()
 
 
+def outlook(connection: Connection) -> str:
+    """What opening the audit would come to, for people; nothing is written. Raises AuditError or ServerError."""
+    current, newest = _versions(connection)
+    if current == 0:
+        query = "SELECT has_database_privilege(current_database(), 'CREATE')"
+    else:
+        tables = "ARRAY['runs', 'events', 'closings', 'leases']"
+        query = f"SELECT bool_and(has_table_privilege('runbook.' || name, 'INSERT')) FROM unnest({tables}) AS name"
+    with translated():
+        row = connection.execute(query).fetchone()
+    if row is None or not row[0]:
+        if current == 0:
+            raise _not_allowed(connection, "permission denied")
+        raise AuditError(f"the role {connection.info.user} may not write into the schema `runbook`")
+    if current == 0:
+        return "the schema `runbook` would be made"
+    if current < newest:
+        return f"the schema `runbook` would be brought from version {current} to {newest}"
+    return "the schema `runbook` is there"
+
+
+def _versions(connection: Connection) -> tuple[int, int]:
+    """The schema's version, 0 where there is none, and the one that this program makes."""
+    newest = int(_migrations()[-1].name.split("_")[0])
+    current = _version(connection)
+    if current > newest:
+        raise AuditError(f"the audit is of version {current}, this program knows {newest}: install a newer runbook")
+    return current, newest
+
+
+def migrate(connection: Connection) -> None:
+    """Brings the schema up to date. Raises AuditError or ServerError."""
+    current, newest = _versions(connection)
+    if current == newest:
+        return
+    try:
+        with translated(), connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock($1)", [_MIGRATION_LOCK])
+            fresh = connection.execute("SELECT to_regclass('runbook.migrations')").fetchone() == (None,)
+            for path in _migrations()[0 if fresh else _version(connection) :]:
+                connection.execute(path.read_text(encoding="utf-8"))
+    except ServerError as error:
+        if error.sqlstate not in ("42501", "25006"):
+            raise
+        raise _not_allowed(connection, str(error)) from None
+
+
+def _not_allowed(connection: Connection, because: str) -> AuditError:
+    return AuditError(
+        f"the role {connection.info.user} may not create the schema `runbook` for the audit ({because}); give the "
+        "output of `runbook audit schema` to your DBA, or set audit: {enabled: false} to keep only the journal"
+    )
+
+
+def columns_of(lines: Sequence[Line]) -> list[Any]:
+    """The columns of events that the query `insert_events` takes."""
+    return [
+        [line.event.seq for line in lines],
+        [line.event.at for line in lines],
+        [line.event.kind for line in lines],
+        [line.text for line in lines],
+        [line.previous for line in lines],
+        [line.hash for line in lines],
+    ]
+
+
+def add_closing(connection: Connection, run: Mapping[str, Any], last: Line) -> str:
+    """The closing record after the newest one of all runs, within the caller's transaction; its chain's head."""
+    connection.execute(queries()["chain_lock"])
+    row = connection.execute(queries()["chain_head"]).fetchone()
+    number, previous = (row[0] + 1, row[1]) if row else (1, GENESIS)
+    head = chain(previous, f"{run['id']} {last.hash}")
+    values = [run["id"], run["verdict"], run["exit_code"], run["finished_at"], run["duration"]]
+    connection.execute(queries()["insert_closing"], [number, *values, last.event.seq, last.hash, previous, head])
+    return head
+
+
 def _version(connection: Connection) -> int:
     try:
         with translated():
@@ -235,12 +290,6 @@ def _version(connection: Connection) -> int:
             return 0
         raise
     return int(row[0]) if row and row[0] is not None else 0
-
-
-def user_rows(connection: Connection, statements: list[tuple[str, list[Any]]]) -> Any:
-    """Runs statements in one transaction; the first value of the last one that returns any. Raises ServerError."""
-    with translated(), connection.transaction():
-        return _first_value(connection, statements)
 
 
 def _first_value(connection: Connection, statements: list[tuple[str, list[Any]]]) -> Any:
@@ -253,10 +302,10 @@ def _first_value(connection: Connection, statements: list[tuple[str, list[Any]]]
     return value
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """`value` without NUL characters, which jsonb cannot hold."""
     if isinstance(value, str):
         return value.replace("\x00", "\\u0000")
     if isinstance(value, Mapping):
-        return {_storable(key): _storable(item) for key, item in value.items()}
-    return [_storable(item) for item in value] if isinstance(value, list) else value
+        return {storable(key): storable(item) for key, item in value.items()}
+    return [storable(item) for item in value] if isinstance(value, list) else value

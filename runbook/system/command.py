@@ -65,6 +65,7 @@ def run_command(rendered: Rendered, timeout: float, tools: Tools) -> Outcome:
         keep=KEEP,
         on_output=tools.on_output,
         cancelled=tools.cancelled,
+        on_start=tools.on_start,
     )
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Tools(NamedTuple):
     """The world of one run, as far as probes and steps may touch it.
 
-    `mask` takes secrets out of what comes in; `query` asks within the open snapshot; `database` opens a connection that may
+    `on_start` is told the pid and the start time of each process that a step begins; `mask` takes
+    secrets out of what comes in; `query` asks within the open snapshot; `database` opens a connection that may
     write; `interrupt` is told how to break off what is being waited for, or None when there is nothing.
     """
 
@@ -28,3 +29,4 @@ class Tools(NamedTuple):
     mask: Callable[[Any], Any]
     interrupt: Callable[[Callable[[], None] | None], None]
     hidden: frozenset[str] = frozenset()
+    on_start: Callable[[int, float | None], None] | None = None

@@ -1,0 +1,78 @@
+"""`runbook status`: what is running here, and what became of the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runbook.cli.documents import print_document, printable, refusal
+from runbook.cli.recover_command import connections_option, way_to
+from runbook.language.problems import RunbookError
+from runbook.language.values import dumps, duration_text
+from runbook.records.markdown import visible
+
+if TYPE_CHECKING:
+    from runbook.operate.overview import Seen
+
+
+@click.command("status", short_help="What is running here; finds the lost.")
+@click.argument("run", required=False)
+@connections_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(run: str | None, databases: tuple[str, ...], as_json: bool) -> None:
+    """What is running here: verdict so far, progress, pid. A run whose runner is dead is concluded `lost`, and its audit is
+    completed where the server can be reached; what still runs of its step is told, and left for `runbook recover` to end.
+    """
+    from runbook.operate.overview import overview
+    from runbook.operate.runs import find_run, runs_folder
+
+    try:
+        folder = runs_folder()
+        seen = overview(folder.parent, find_run(run) if run else None, way_to(databases))
+    except RunbookError as error:
+        if as_json:
+            print_document(refusal(error, ""))
+        raise
+    for item in seen:
+        tell_seen(item)
+    if not seen:
+        click.echo(f"nothing is running here ({folder})", err=True)
+    if as_json and run and seen[0].record:
+        print_document(seen[0].record)
+    elif as_json:
+        click.echo(dumps({"runs": [printable(item.record) for item in seen if item.record]}))
+
+
+def tell_seen(seen: Seen) -> None:
+    """One run, in a few lines."""
+    record = seen.record
+    if record is None:
+        click.echo(f"{Path(seen.folder).name}  {visible(seen.trouble)}", err=True)
+        return
+    run = record["run"]
+    state = "running" if seen.running else run["verdict"] or "beginning"
+    click.echo(f"{state:<9} {visible(run['title'])}   run {run['id']}", err=True)
+    for line in _facts(seen, run):
+        click.echo(f"    {visible(line)}", err=True)
+
+
+def _facts(seen: Seen, run: Any) -> list[str]:
+    lines = [f"pid {run.get('pid')} on {run.get('host')}, operator {run['operator']}, since {run['started_at'][:19]}Z"]
+    if seen.running:
+        lines[0] += f" ({duration_text(seen.elapsed)})"
+        lines += [f"stage: {seen.doing}", *seen.so_far, f"watch it: runbook watch {run['id']}"]
+        return lines
+    if run.get("because") and run["verdict"] != "passed":
+        lines.append(f"because: {run['because']}")
+    lines += [f"still running: pid {item.pid}: {item.command}" for item in seen.left]
+    if seen.left:
+        lines.append(f"end it: runbook recover {run['id']}")
+    if seen.trouble:
+        lines.append(f"not closed: {seen.trouble}")
+    if run["verdict"] == "lost" and seen.resumable:
+        lines.append(f"go on with it: runbook exec --resume {run['id']}")
+    if seen.record and seen.record["report"]:
+        lines.append(f"run log: {seen.record['report']}")
+    return lines

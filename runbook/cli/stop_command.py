@@ -1,0 +1,53 @@
+"""`runbook stop`: end a run from outside."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from runbook.cli.documents import print_document, refusal
+from runbook.cli.errors import ERRORED
+from runbook.cli.recover_command import connections_option, tell_recovered, way_to
+from runbook.language.problems import RunbookError
+from runbook.records.markdown import visible
+
+
+@click.command("stop", short_help="End a run.")
+@click.argument("run", default="last")
+@click.option("--patience", default=60.0, show_default=True, metavar="SECONDS", help="How long to wait for its end.")
+@click.option("--kill", is_flag=True, help="Kill the runner if it does not end; the run is then lost.")
+@connections_option
+@click.option("--json", "as_json", is_flag=True, help="Print the record as one JSON document.")
+def command(run: str, patience: float, kill: bool, databases: tuple[str, ...], as_json: bool) -> None:
+    """End RUN (an id, a unique beginning of one, or `last`).
+
+    Its step's processes get SIGTERM, and SIGKILL after a grace period; postconditions are still measured, and the run ends
+    `cancelled` with its records complete. A run whose runner is dead is closed as `lost`; what still runs of its step is ended.
+    """
+    from runbook.operate.alive import running
+    from runbook.operate.predecessors import GRACE
+    from runbook.operate.recovery import recover
+    from runbook.operate.runs import find_run, record_of
+    from runbook.operate.stop import stop
+
+    try:
+        folder = find_run(run)
+        alive = running(folder)
+        if alive:
+            stop(folder, patience=patience, kill=kill, waiting=lambda: click.echo("waiting for its end…", err=True))
+        found = recover(folder, way_to(databases), lambda record: GRACE)
+        record = found.record if found else record_of(folder)
+    except RunbookError as error:
+        if as_json:
+            print_document(refusal(error, ""))
+        raise
+    if found and (found.record["run"]["verdict"] == "lost" or found.left or found.trouble):
+        tell_recovered(found)
+    verdict = record["run"]["verdict"]
+    said = f"stopped: {verdict}" if alive else f"it was not running: {verdict}"
+    log = f"   run log: {record['report']}" if record["report"] else ""
+    click.echo(f"run {record['run']['id']} ({visible(record['run']['runbook'])}) {said}{log}", err=True)
+    if as_json:
+        print_document(record)
+    sys.exit(ERRORED if found and (found.left or found.trouble) else 0)

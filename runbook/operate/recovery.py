@@ -1,0 +1,294 @@
+"""What becomes of runs whose runner is gone: concluded, their remains ended, their audit and run log completed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from runbook.engine.record import Record, apply, empty_record, under_way
+from runbook.language.load import load_text
+from runbook.language.model import Runbook
+from runbook.language.problems import RunbookError
+from runbook.language.values import to_data
+from runbook.operate.alive import boot_id
+from runbook.operate.circumstances import host
+from runbook.operate.failpoints import failpoint
+from runbook.operate.runs import mark_closed
+from runbook.operate.servers import EMBEDDED, CannotStart, resolve
+from runbook.records.journal import Journal, JournalError, Line, read_journal, reopen_journal
+from runbook.records.report import ReportError, write_report
+
+if TYPE_CHECKING:
+    from runbook.system.remains import Remnant
+
+NEWBORN = 60.0  # seconds within which a journal without a record is taken for one that is about to begin
+PATIENCE = 3  # seconds in which a server must take a connection
+
+
+class Recovered(NamedTuple):
+    """What was found of one run and done about it. `left` still runs; `trouble` says what keeps its books open."""
+
+    folder: Path
+    record: Record
+    left: Sequence[Remnant] = ()
+    trouble: str = ""
+
+
+class Way(NamedTuple):
+    """How to reach the servers of runs: URLs by connection name ("" for any), and by the description of where they lead."""
+
+    given: Mapping[str, str] = {}
+    known: Mapping[str, str] = {}
+
+
+def recover(folder: Path, way: Way, grace: Callable[[Record], float | None]) -> Recovered | None:
+    """Concludes the run in `folder` if its runner is gone, and closes its books as far as that can be done now.
+
+    Processes that still run of its step are ended within so many seconds as `grace` gives, or left where it gives None.
+    None where the runner lives, or the run never began. Raises JournalError where its journal cannot be trusted or written.
+    """
+    journal = reopen_journal(folder)
+    if journal is None:
+        return None
+    try:
+        case = _Case(folder, journal)
+        if not case.lines:
+            _forget(folder)
+            return None
+        case.conclude(grace)
+        trouble = case.complete_audit(way) or case.write_report()
+        if not trouble and not case.left:
+            mark_closed(folder)
+        return Recovered(folder, case.record, case.left, trouble)
+    finally:
+        journal.close()
+
+
+def _forget(folder: Path) -> None:
+    if time.time() - folder.stat().st_mtime > NEWBORN:
+        mark_closed(folder)
+
+
+class _Case:
+    """One run whose journal is ours to continue."""
+
+    def __init__(self, folder: Path, journal: Journal) -> None:
+        self.folder, self.journal = folder, journal
+        self.lines: list[Line] = list(read_journal(journal.path))
+        self.record = empty_record()
+        self.left: Sequence[Remnant] = ()
+        try:
+            for line in self.lines:
+                apply(self.record, line.event)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise JournalError(f"{journal.path}: these are not the events of a run ({error!r})") from None
+
+    def emit(self, kind: str, data: dict[str, Any]) -> None:
+        failpoint(f"before-recovery-{kind}")
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = self.journal.append(at, kind, to_data(data))
+        self.lines.append(line)
+        apply(self.record, line.event)
+        failpoint(f"after-recovery-{kind}")
+
+    # --- lost -------------------------------------------------------------------------------------------------
+
+    def conclude(self, patience: Callable[[Record], float | None]) -> None:
+        """Looks for what still runs of the step, ends it where that is asked for, and writes down that the run is lost."""
+        run = self.record["run"]
+        lost = run["verdict"] is None
+        step = under_way(self.record)
+        if not lost and not run.get("left"):
+            return
+        found = self._remains(step)
+        ended: list[int] = []
+        grace = patience(self.record)
+        if found and grace is not None:
+            from runbook.system.remains import end_remains
+
+            self.left = end_remains(found, grace)
+            ended = [item.pid for item in found if item.pid not in {left.pid for left in self.left}]
+        else:
+            self.left = found
+        left = [{"pid": item.pid, "started": item.started, "command": item.command} for item in self.left]
+        if lost:
+            found_out = {"because": self._because(step), "step": step, "left": left, "ended": ended}
+            self.emit("run.lost", {**self._last_sign(), **found_out})
+        elif len(left) != len(run["left"]):
+            self.emit("remains.ended", {"ended": ended, "left": left})
+
+    def _remains(self, step: str) -> Sequence[Remnant]:
+        run = self.record["run"]
+        if not step or run.get("host") != host():
+            return ()
+        from runbook.system.remains import find_remains
+
+        tries: Any = self.record["steps"][step]["tries"] if run.get("boot_id") == boot_id() else []
+        roots = [(item["pid"], float(item["started"])) for item in tries if item.get("started") is not None]
+        return find_remains(run["id"], roots, step)
+
+    def _last_sign(self) -> dict[str, Any]:
+        """The last moment at which the run is known to have lived: its last event, or what its step printed last."""
+        last = datetime.fromisoformat(self.lines[-1].event.at)
+        with suppress(OSError):
+            last = max(last, datetime.fromtimestamp((self.folder / "output.log").stat().st_mtime, UTC))
+        began = self.record["run"]["started_at"]
+        duration = (last - datetime.fromisoformat(began)).total_seconds() if began else 0
+        return {"finished_at": last.isoformat(timespec="milliseconds"), "duration": round(max(duration, 0), 3)}
+
+    def _because(self, step: str) -> str:
+        run = self.record["run"]
+        stage = run.get("stage", "the beginning")
+        where = (
+            f"step `{step}` had begun and its outcome is not known"
+            if step
+            else f"no step was under way (stage: {stage})"
+        )
+        return f"the runner (pid {run.get('pid')} on {run.get('host')}) died; {where}"
+
+    # --- the books --------------------------------------------------------------------------------------------
+
+    def complete_audit(self, way: Way) -> str:
+        """Brings the audit up to the journal; why it cannot be done now, or nothing."""
+        if self.record["rehearsal"]:
+            return self._drop_copies(way)
+        status = self.record["run"].get("audit")
+        if status in ("confirmed", "failed", "disabled"):
+            return ""
+        if self.record["run"].get("epoch") is None:
+            self.emit("audit.closed", {"status": "disabled", "head": "", "because": ""})
+            return ""
+        from runbook.database.connect import ServerError
+        from runbook.records.audit import AuditError
+        from runbook.records.imports import Diverged
+
+        try:
+            with ExitStack() as stack:
+                self._import(way, stack)
+        except (ServerError, AuditError, CannotStart, Diverged, _Unreachable) as error:
+            return f"the audit is not complete: {error}"
+        return ""
+
+    def _drop_copies(self, way: Way) -> str:
+        """What a rehearsal left goes; its audit lay in its copies and is gone with them."""
+        if any(line.event.kind == "copies.dropped" for line in self.lines):
+            return ""
+        from runbook.database.clone import drop_leftovers
+        from runbook.database.connect import ServerError
+
+        try:
+            with ExitStack() as stack:
+                runbook = _runbook(self.record)
+                for name, target in self.record["rehearsal"]["sources"].items():
+                    url = self._url(runbook, name, target, way, stack)
+                    drop_leftovers(url, self.record["run"]["id"])
+        except (ServerError, CannotStart, _Unreachable) as error:
+            return f"copies may be left: {error}"
+        self.emit("copies.dropped", {"copies": {}})
+        if not self.record["run"].get("audit"):
+            self.emit("audit.closed", {"status": "disabled", "head": "", "because": ""})
+        return ""
+
+    def _import(self, way: Way, stack: ExitStack) -> None:
+        from runbook.database.connect import ServerError, connect
+        from runbook.records.imports import import_run
+
+        runbook = _runbook(self.record)
+        name = runbook.audit.connection
+        url = self._url(runbook, name, self.record["circumstances"]["connections"][name], way, stack)
+        connection = connect(url, "runbook recover", connect_timeout=PATIENCE)
+        stack.callback(connection.close)
+        rows, because = self._due(runbook)
+        lines = self._closed_lines()
+        record = self.record if not because else _without_rows(self.record)
+        try:
+            head = import_run(connection, record, lines, rows)
+        except ServerError as error:
+            if error.lost or not rows:
+                raise
+            because = f"audit.finished: {error}"
+            head = import_run(connection, _without_rows(self.record), lines, [])
+        self.emit("audit.closed", {"status": "failed" if because else "confirmed", "head": head, "because": because})
+
+    def _closed_lines(self) -> list[Line]:
+        """The lines that belong into the audit: all up to the record of the run's end."""
+        ends = [i for i, line in enumerate(self.lines) if line.event.kind in ("run.finished", "run.lost")]
+        return self.lines[: ends[0] + 1]
+
+    def _due(self, runbook: Runbook) -> tuple[list[Any], str]:
+        """The user's own closing rows: as the run left them, or rendered from its record; and why they cannot be written."""
+        from runbook.database.connect import Dumped, ServerError, bound, dumped
+        from runbook.engine.replay import scope_of
+        from runbook.language.expressions import EvaluationError
+        from runbook.language.templates import render_sql
+
+        for line in reversed(self.lines):
+            if line.event.kind == "audit.due":
+                due = line.event.data
+                return [Dumped(**row) for row in due["statements"]], due["trouble"]
+        row = runbook.audit.finished
+        if row is None or (runbook.audit.started is not None and "started" not in self.record["audit"]):
+            return [], ""
+        scope = scope_of(self.record, runbook)
+        try:
+            rendered = [render_sql(row.text, scope, index) for index in range(len(row.text.spans))]
+            return [dumped(item.query, bound(item.values)) for item in rendered], ""
+        except (EvaluationError, ServerError) as error:
+            return [], f"audit.finished: {error}"
+
+    def write_report(self) -> str:
+        """The run log, where there is none yet; why it cannot be written, or nothing."""
+        place = self.record["run"].get("report_path")
+        if self.record["report"] or not place:
+            return ""
+        try:
+            path = write_report(Path(place), self.record)
+        except ReportError as error:
+            return f"the run log is not written: {error}"
+        self.emit("report.written", {"path": str(path)})
+        return ""
+
+    def _url(self, runbook: Runbook, name: str, target: str, way: Way, stack: ExitStack) -> str:
+        """The URL that connection `name` had in the run, where it led to `target`. Raises CannotStart or _Unreachable."""
+        from runbook.database.connect import describe
+
+        if target in way.known:
+            return way.known[target]
+        asked = way.given.get(name) or way.given.get("")
+        embedded = name in self.record["circumstances"]["embedded"]
+        given = {name: asked or EMBEDDED} if asked or embedded else {}
+        only = runbook._replace(connections={name: runbook.connections[name]})
+        url = resolve(only, given, self.folder.parent.parent, stack).urls[name]
+        found = describe(url)
+        if found != target and not asked:
+            raise _Unreachable(f"it lies in {target}, but connection `{name}` leads to {found}: pass --database {name}=URL")
+        return url
+
+
+class _Unreachable(RunbookError):
+    """Nothing says how to reach the server that has the audit."""
+
+
+def _without_rows(record: Record) -> Record:
+    """The record as it is closed where the user's own rows cannot be written: not as passed."""
+    run = record["run"]
+    if run["verdict"] != "passed":
+        return record
+    changed: Any = {**run, "verdict": "errored", "exit_code": 6}
+    return {**record, "run": changed}
+
+
+def _runbook(record: Record) -> Runbook:
+    from runbook.language.problems import InvalidRunbook
+
+    around = record["circumstances"]
+    try:
+        return load_text(around["text"], Path(around["file"]))
+    except InvalidRunbook as error:
+        raise _Unreachable(f"its runbook cannot be read again: {error}") from None
+
+
