@@ -12,34 +12,41 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runbook.engine.ports import Inputs, Ports, Prepared
+from runbook.engine.ports import Inputs, Ports, Prepared, Resumed
 from runbook.engine.record import Event, Record
 from runbook.engine.run import run as run_engine
-from runbook.language.expressions import EvaluationError, Scope
+from runbook.language.expressions import Scope
 from runbook.language.load import Marks, bind_params
 from runbook.language.model import Runbook, Step
-from runbook.language.problems import InvalidRunbook
-from runbook.language.templates import render_path, render_text
 from runbook.operate.books import Books, Clock
 from runbook.operate.cancel import Cancellation, signals
 from runbook.operate.circumstances import git_state, host
 from runbook.operate.circumstances import operator as system_operator
-from runbook.operate.lock import FileLock, Holder
+from runbook.operate.file_lock import FileLock
+from runbook.operate.guardian import Guardian
+from runbook.operate.lock import Holder, Locked, patiently
+from runbook.operate.naming import Naming
 from runbook.operate.opening import opening
-from runbook.operate.servers import CannotStart, NoConsent, project_folder
+from runbook.operate.predecessors import close_predecessors
+from runbook.operate.recovery import Way
+from runbook.operate.rehearsal import copy_databases, keep_proof, rehearsal_begun, stand_ins
+from runbook.operate.runs import mark_closed, record_of
+from runbook.operate.servers import RECONNECT_FOR, CannotStart, NoConsent, project_folder
 from runbook.operate.world import World
 from runbook.records.journal import JournalError
 from runbook.records.report import ReportError, write_report
 
 if TYPE_CHECKING:
-    from runbook.operate.lock import DatabaseLock
+    from runbook.operate.database_lock import DatabaseLock
 
-RECONNECT_FOR = 30.0
+RECONNECT_WITHIN = 3  # seconds in which a server must take the lock's connection again
 
 
 class Options(NamedTuple):
     """How a run is to be done, beside what it is. `fresh` asks embedded servers for a throw-away database,
-    `seen` remembers params that were found valid before."""
+    `seen` remembers params that were found valid before, `wait` waits for the lock as long as another run holds it,
+    `rehearse` does all on throw-away copies of the databases, `rehearsed` is the id of the rehearsal that had to pass,
+    `project` is the folder for its records, where that is not to be the project's own."""
 
     database: Mapping[str, str] = {}
     operator: str = ""
@@ -49,6 +56,11 @@ class Options(NamedTuple):
     command_line: tuple[str, ...] = ()
     fresh: bool = False
     seen: Marks | None = None
+    resumed: Resumed | None = None
+    rehearse: bool = False
+    rehearsed: str = ""
+    wait: bool = False
+    project: Path | None = None
 
 
 def execute(
@@ -59,6 +71,7 @@ def execute(
     options: Options | None = None,
     on_event: Callable[[Event], None] | None = None,
     on_output: Callable[[str, bytes], None] | None = None,
+    on_wait: Callable[[Locked], None] | None = None,
     consent: Callable[[str], bool] | None = None,
     cancellation: Cancellation | None = None,
 ) -> Record:
@@ -66,7 +79,8 @@ def execute(
 
     `database` is a URL for the connection that holds audit, lock and clock, or URLs by connection name; `embedded` asks for
     the private PostgreSQL. Raises InvalidRunbook (a param does not fit), CannotStart (a server or a secret is missing),
-    Locked (another run holds the lock).
+    Locked (another run holds the lock), StoppedWaiting (the end was asked for while it waited for the lock; `on_wait` hears
+    of every holder that is waited for).
     """
     options = options or Options()
     if database:
@@ -75,9 +89,11 @@ def execute(
     values = bind_params(runbook, params or {}, options.seen)
     cancellation = cancellation or Cancellation()
     with ExitStack() as stack, signals(cancellation):
-        session = _Session(runbook, values, options, cancellation, stack)
-        session.take_lock(consent)
-        session.open_books(on_event, on_output)
+        session = _Session(runbook, values, options, cancellation, stack, on_event)
+        if options.rehearse:
+            session.copy_databases()
+        session.take_lock(consent, on_wait or (lambda locked: None))
+        session.open_books(on_output)
         return session.run()
 
 
@@ -96,86 +112,115 @@ class _Session:
     """One run: its names, its lock, its books, and the ports made from them and from its world."""
 
     lock: DatabaseLock | FileLock
+    consent: Callable[[str], bool] | None
+    earlier: Path | None = None
     clock: Clock
     books: Books
     inputs: Inputs
     report: Path
 
     def __init__(
-        self, runbook: Runbook, params: dict[str, Any], options: Options, cancellation: Cancellation, stack: ExitStack
+        self,
+        runbook: Runbook,
+        params: dict[str, Any],
+        options: Options,
+        cancellation: Cancellation,
+        stack: ExitStack,
+        on_event: Callable[[Event], None] | None,
     ) -> None:
+        self.left_out: dict[str, str] = {}
+        if options.rehearse:
+            runbook, self.left_out = stand_ins(runbook)
         self.runbook, self.params, self.options = runbook, params, options
         self.cancellation, self.stack = cancellation, stack
         self.git: Callable[[], dict[str, Any]] | None = git_state(runbook.folder)
         self.id = new_run_id(datetime.now(UTC))
-        self.project = project_folder(runbook.path)
-        self.operator = options.operator or system_operator()
-        self.key = self._decided(("lock",), lambda: render_text(runbook.lock, self._scope()))
-        self._names(datetime.now(UTC))  # what the params make of them is refused before anything is contacted
+        self.project = options.project or project_folder(runbook.path)
+        naming = Naming(runbook, params, self.id, options.operator or system_operator())
+        self.key = naming.key()
+        naming.at(datetime.now(UTC))  # what the params make of them is refused before anything is contacted
         self.world = World(runbook, self.id, self.project, options.database, cancellation, stack, fresh=options.fresh)
-        self.operator = self.world.masks.text(self.operator)
-        self._refuse_secret(("lock",), self.key)
-
-    def _scope(self, **run: Any) -> dict[str, Any]:
-        known: dict[str, Any] = {"params": self.params, "runbook": {"name": self.runbook.name}}
-        return (
-            {**known, "run": {"id": self.id, "operator": self.operator, "inputs": self.params, **run}} if run else known
-        )
-
-    def _decided(self, where: tuple[str, ...], action: Callable[[], str]) -> str:
-        """Text that the params decide; a value that does not fit is the caller's mistake, and the runbook says where."""
-        try:
-            return action()
-        except EvaluationError as error:
-            raise InvalidRunbook([self.runbook.document.problem(where, str(error))]) from None
-
-    def _refuse_secret(self, where: tuple[str, ...], text: str) -> None:
-        if self.world.masks.text(text) != text:
-            raise InvalidRunbook([self.runbook.document.problem(where, "a secret would stand here in the open")])
+        self.naming = naming._replace(operator=self.world.masks.text(naming.operator))
+        self.naming.refuse_secret(("lock",), self.key, self.world.masks)
+        self.folder = self.project / "runs" / self.id
+        self.books = Books(self.world, Clock(datetime.now(UTC), time.monotonic()), stack, on_event)
+        self.copies = stack.enter_context(ExitStack())
 
     # --- before anything is measured --------------------------------------------------------------------------
 
-    def take_lock(self, consent: Callable[[str], bool] | None) -> None:
+    def copy_databases(self) -> None:
+        """A rehearsal's databases, journaled before they are made, so that none is forgotten if this process dies."""
+        self.books.open_journal(self.folder)
+        sources = {name: target for name, target in self.world.targets().items() if name in self.world.postgres}
+        run = {"id": self.id, "operator": self.naming.operator, "started_at": self.books.clock.now().isoformat()}
+        self.books.emit("rehearsal.begun", rehearsal_begun(self.runbook, run, sources, self.world.servers.embedded))
+        copy_databases(self.world, self.id, self.copies, self.cancellation, self._told_of_copy)
+        self.books.emit("copies.made", {"copies": self.world.targets()})
+
+    def _told_of_copy(self, text: str) -> None:
+        self.world.servers.notes.append(f"rehearsal: {text}")
+        self.books.emit("copy.planned", {"text": text})
+
+    def take_lock(self, consent: Callable[[str], bool] | None, on_wait: Callable[[Locked], None]) -> None:
         """Asks for consent where a connection is protected, then locks and starts the clock."""
+        self.consent = consent
         self._ask_consent(consent)
-        self.lock, self.clock = self._lock_by_server() if self.runbook.audit.connection else self._lock_by_file()
-        self.stack.callback(self.lock.release)
+        take = self._lock_by_server() if self.runbook.audit.connection else self._lock_by_file()
+        self.lock, self.clock = patiently(take, self.cancellation, on_wait if self.options.wait else None)
 
     def _ask_consent(self, consent: Callable[[str], bool] | None) -> None:
         targets = self.world.targets()
         for name, item in self.runbook.connections.items():
-            if item.protected and (consent is None or not consent(f"{name}: {targets[name]}")):
+            if item.protected and not (consent and consent(f"connection {name} ({targets[name]}) is protected: run?")):
                 raise NoConsent(f"connection `{name}` is protected ({targets[name]}): consent with --yes")
 
-    def _lock_by_file(self) -> tuple[FileLock, Clock]:
-        clock = Clock(datetime.now(UTC), time.monotonic())
-        lock = FileLock(self.key)
-        since = clock.started_at.isoformat(timespec="seconds")
-        lock.acquire(Holder(self.id, host(), os.getpid(), self.operator, since))
-        return lock, clock
+    def _holder(self, journal: str = "") -> Holder:
+        since = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return Holder(self.id, host(), os.getpid(), self.naming.operator, since, journal)
 
-    def _lock_by_server(self) -> tuple[DatabaseLock, Clock]:
+    def _lock_by_file(self) -> Callable[[], tuple[DatabaseLock | FileLock, Clock]]:
+        lock = FileLock(self.key)
+        self.stack.callback(lock.release)
+
+        def take() -> tuple[FileLock, Clock]:
+            earlier = lock.acquire(self._holder())
+            self.earlier = Path(earlier.journal) if earlier and earlier.journal else None
+            return lock, Clock(datetime.now(UTC), time.monotonic())
+
+        return take
+
+    def _lock_by_server(self) -> Callable[[], tuple[DatabaseLock | FileLock, Clock]]:
         from runbook.database.connect import ServerError
-        from runbook.operate.lock import DatabaseLock
+        from runbook.operate.database_lock import DatabaseLock
 
         name = self.runbook.audit.connection
-        try:
-            lock = DatabaseLock(self.key, partial(self.world.connect, name))
-            return lock, Clock(lock.acquire(), time.monotonic())
-        except ServerError as error:
-            raise CannotStart(f"connection `{name}`: {self.world.masks.text(str(error))}") from None
+        again = partial(self.world.connect, name, connect_timeout=RECONNECT_WITHIN)
+        lock = DatabaseLock(self.key, partial(self.world.connect, name), again, leased=self.runbook.audit.enabled)
+        self.stack.callback(lock.release)
 
-    def open_books(
-        self, on_event: Callable[[Event], None] | None, on_output: Callable[[str, bytes], None] | None
-    ) -> None:
+        def take() -> tuple[DatabaseLock, Clock]:
+            try:
+                return lock, Clock(lock.acquire(self._holder()), time.monotonic())
+            except ServerError as error:
+                raise CannotStart(f"connection `{name}`: {self.world.masks.text(str(error))}") from None
+
+        return take
+
+    def open_books(self, on_output: Callable[[str, bytes], None] | None) -> None:
         """Names, audit and journal; the run's first record in both."""
         self._choose_names()
-        self.books = Books(self.world, self.clock, self.stack, on_event)
+        self.books.clock = self.clock
         warnings = self.world.servers.notes + self.books.open_audit(self.runbook, self.inputs, self.key)
+        self._watch_lock()
+        warnings += self._close_predecessors()
         if not _verifies(self.runbook):
             warnings.append("nothing is predicted or checked: `passed` will only say that the steps ended well")
-        self.books.open_journal(self.project / "runs" / self.id, on_output)
+        self.books.open_journal(self.folder)
+        self.books.open_output(on_output)
+        if isinstance(self.lock, FileLock):
+            self.lock.note(self._holder(str(self.books.journal.path)))
         self.world.on_output = self.books.output.take
+        self.world.on_start = self.books.process_started
         self.world.on_server = lambda name, version, warning: self.books.note(
             {f"PostgreSQL ({name})": version}, warning
         )
@@ -184,42 +229,49 @@ class _Session:
                 self.runbook,
                 self.inputs,
                 connections=self.world.targets(),
+                embedded=self.world.servers.embedded,
                 warnings=warnings,
                 lock=self.key,
+                epoch=self.books.epoch,
+                report_path=str(self.report),
                 note=self.options.note,
                 journal=str(self.books.journal.path),
+                rehearsal=self.options.rehearse,
+                rehearsed=self.options.rehearsed,
                 command_line=self.options.command_line,
             )
         )
 
-    def _names(self, moment: datetime) -> tuple[str, str, Path]:
-        """Title, stamp and the place of the run log; the stamp gets a part of the id where a run log stands there."""
-        stamp = f"{moment:%Y%m%d_%H%M%S}"
-        first = self._scope(stamp=stamp, started_at=moment)
-        title = self._decided(("title",), lambda: self.runbook.title.render(first))
-        for candidate in (stamp, f"{stamp}_{self.id[-4:]}"):
-            known = {"name": self.runbook.name, "title": title}
-            scope = {**self._scope(stamp=candidate, started_at=moment), "runbook": known}
-            place = partial(render_path, self.runbook.report_path, scope, strict=True)
-            report = Path.cwd() / self._decided(("report", "path"), place)
-            if not report.exists():
-                break
-        return title, candidate, report
+    def _watch_lock(self) -> None:
+        self.guardian = Guardian(self.lock, self.books.epoch, self.cancellation.lose)
+        self.guardian.start()
+        self.stack.callback(self.guardian.stop)
+
+    def _close_predecessors(self) -> list[str]:
+        targets, urls = self.world.targets(), self.world.servers.urls
+        way = Way(known={targets[name]: urls[name] for name in self.world.postgres})
+        earlier = self.books.unclosed()
+        if self.earlier is not None and self.earlier.is_file():
+            earlier = record_of(self.earlier.parent)
+        return close_predecessors(self.project, self.key, way, earlier)
 
     def _choose_names(self) -> None:
         moment = self.clock.started_at
-        title, stamp, self.report = self._names(moment)
-        self._refuse_secret(("report", "path"), str(self.report))
+        title, stamp, report = self.naming.at(moment)
+        self.report = report.with_stem(f"{report.stem}_rehearsal") if self.options.rehearse else report
+        self.naming.refuse_secret(("report", "path"), str(self.report), self.world.masks)
         self.inputs = Inputs(
             params=self.params,
             secrets=self.world.secrets,
             id=self.id,
             stamp=stamp,
             started_at=moment,
-            operator=self.operator,
+            operator=self.naming.operator,
             title=title,
             strict=self.options.strict,
             overrides=self.options.overrides,
+            resumed=self.options.resumed,
+            passed_over=self.left_out,
         )
 
     # --- the run ----------------------------------------------------------------------------------------------
@@ -229,9 +281,22 @@ class _Session:
         try:
             run_engine(self.runbook, self.inputs, self._ports())
             self._write_report()
+            self._end_rehearsal()
+            if self.books.record["run"]["audit"] != "pending" and self.books.record["report"]:
+                mark_closed(self.books.journal.path.parent)
         except JournalError as error:
             raise CannotStart(f"the run was broken off: {error}") from None
         return self.books.record
+
+    def _end_rehearsal(self) -> None:
+        """Drops the copies, and remembers what passed."""
+        if not self.options.rehearse:
+            return
+        self.guardian.stop()
+        self.copies.close()
+        self.books.emit("copies.dropped", {"copies": {}})
+        if self.books.record["run"]["verdict"] == "passed":
+            keep_proof(self.project, self.runbook, self.params, self.id)
 
     def _ports(self) -> Ports:
         return Ports(
@@ -246,6 +311,8 @@ class _Session:
             sleep=self.cancellation.sleep,
             cancelled=self.cancellation.reason,
             heed=self.cancellation.heed,
+            forsaken=lambda: self.cancellation.lost,
+            consent=lambda question: self.consent is not None and self.consent(question),
         )
 
     def _prepare(self, step: Step, scope: Scope, timeout: float) -> Prepared:
@@ -259,7 +326,7 @@ class _Session:
             try:
                 return prepared.go()
             finally:
-                self.books.output.settle()
+                self.books.settle_output()
 
         return prepared._replace(go=go)
 
@@ -271,7 +338,10 @@ class _Session:
             if self.lock.held() or self.lock.regain():
                 trouble = self.books.flush()
                 if trouble is None:
-                    return ""
+                    full = self.books.journal.full
+                    return f"no further step is started: the journal's disk: {full}" if full else ""
+            if self.lock.lost:
+                self.cancellation.lose(self.lock.lost)
             final = isinstance(trouble, Exception) and not getattr(trouble, "lost", False)
             if final or time.monotonic() > deadline or self.cancellation.reason():
                 return f"no further step is started: {trouble}"

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 from runbook.engine.ports import Answer
-from runbook.language.expressions import EvaluationError, Expression, Scope
+from runbook.language.expressions import EvaluationError, Expression, NotYet, Scope
 from runbook.language.model import Expectation, Severity, Tolerance
 from runbook.language.values import Absent, as_text, brief
 
@@ -26,25 +26,35 @@ Number = int | Decimal
 
 
 class Judgement(NamedTuple):
-    """A verdict and, unless it passed, the reason with the values in it."""
+    """A verdict and, unless it passed, the reason with the values in it; `later` where it only cannot be known yet."""
 
     verdict: Verdict
     because: str = ""
+    later: bool = False
 
 
 class Prediction(NamedTuple):
-    """What is predicted of one metric: a number, or bounds; `because` where it could not be computed."""
+    """What is predicted of one metric: a number, or bounds; `because` where it could not be computed, or not yet (`later`)."""
 
     predicted: Number | None = None
     at_least: Number | None = None
     at_most: Number | None = None
     because: str = ""
+    later: bool = False
 
     def data(self) -> Any:
         """As records hold it: the number, or the bounds by name."""
         bounds = {"at_least": self.at_least, "at_most": self.at_most}
         given = {name: bound for name, bound in bounds.items() if bound is not None}
         return given or self.predicted
+
+
+def recorded_prediction(data: Mapping[str, Any]) -> Prediction:
+    """The prediction that a record holds."""
+    predicted = data["predicted"]
+    if isinstance(predicted, Mapping):
+        return Prediction(None, predicted.get("at_least"), predicted.get("at_most"), data["because"])
+    return Prediction(predicted, because=data["because"])
 
 
 def number(value: Any) -> Number | None:
@@ -56,16 +66,17 @@ def number(value: Any) -> Number | None:
 
 def judge_conditions(expect: Iterable[Expression], scope: Scope) -> Judgement:
     """All conditions, always: refuted if one is false, else unknown if one has no value."""
-    false, unclear = [], []
+    false, unclear, later = [], [], True
     for condition in expect:
         try:
             if not condition.holds(scope):
                 false.append(condition.explain(scope))
         except EvaluationError as error:
             unclear.append(f"{condition.source}: {error}")
+            later = later and isinstance(error, NotYet)
     if false:
         return Judgement("refuted", "; ".join(false + unclear))
-    return Judgement("unknown", "; ".join(unclear)) if unclear else Judgement("passed")
+    return Judgement("unknown", "; ".join(unclear), later) if unclear else Judgement("passed")
 
 
 def names_any(expect: Iterable[Expression], name: str) -> bool:
@@ -92,7 +103,7 @@ def predict(expectation: Expectation, scope: Scope) -> Prediction:
         try:
             value = expression.evaluate(scope)
         except EvaluationError as error:
-            return Prediction(because=f"{expression.source}: {error}")
+            return Prediction(because=f"{expression.source}: {error}", later=isinstance(error, NotYet))
         values[name] = number(value)
         if values[name] is None:
             return Prediction(because=f"`{expression.source}` is {brief(value)}, not a number")

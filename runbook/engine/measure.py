@@ -8,9 +8,10 @@ from typing import Any, Literal
 from runbook.engine.judge import Judgement, Tally, judge_answer, judge_conditions, number
 from runbook.engine.ports import UNMEASURABLE, Answer, CannotTell, Read
 from runbook.engine.work import Work, rounded
-from runbook.language.expressions import EvaluationError
+from runbook.language.expressions import EvaluationError, NotYet
 from runbook.language.model import Check, Runbook, State
-from runbook.language.values import Absent, brief, to_data
+from runbook.language.problems import RunbookError
+from runbook.language.values import Absent, brief, duration_text, to_data
 
 
 def measure(work: Work, read: Read, which: str) -> dict[str, Any]:
@@ -21,8 +22,9 @@ def measure(work: Work, read: Read, which: str) -> dict[str, Any]:
         try:
             rows[state.name] = _row(work, read, state)
         except UNMEASURABLE as error:
-            rows[state.name] = Absent(f"{which}.{state.name} could not be measured: {error}")
-            if which in ("before", "after"):
+            later = isinstance(error, NotYet)
+            rows[state.name] = Absent(f"{which}.{state.name} could not be measured: {error}", later=later)
+            if which in ("before", "after") and not later:
                 work.unmeasured_states = True
                 work.reasons.append(rows[state.name].because)
     _record(work, which, rows, work.ports.monotonic() - began)
@@ -90,8 +92,8 @@ def judge_check(work: Work, check: Check, read: Read) -> Any:
                 0.0,
             )
     except EvaluationError as error:
-        value = Absent(f"{check.shown} is unknown: {error}")
-        return _conclude(work, check, Judgement("unknown", f"when: {error}"), value, None, 0.0)
+        judgement, value = _unclear(check, error, "when: ")
+        return _conclude(work, check, judgement, value, None, 0.0)
     if check.until is None:
         judgement, value, answer = _attempt(work, check, read)
         attempts = 1
@@ -101,12 +103,19 @@ def judge_check(work: Work, check: Check, read: Read) -> Any:
     return _conclude(work, check, judgement, value, answer, duration, attempts)
 
 
+def _unclear(check: Check, error: RunbookError, part: str = "") -> tuple[Judgement, Absent]:
+    """The judgement that there is none, and what stands for the check's result."""
+    later = isinstance(error, NotYet)
+    known = "not known yet" if later else "unknown"
+    return Judgement("unknown", f"{part}{error}", later), Absent(f"{check.shown} is {known}: {error}", later=later)
+
+
 def _attempt(work: Work, check: Check, read: Read) -> tuple[Judgement, Any, Answer | None]:
     answer = None
     try:
         if check.probe is None:
             judgement = judge_conditions(check.expect, work.scope)
-            unclear = Absent(f"{check.shown} is unknown: {judgement.because}")
+            unclear = Absent(f"{check.shown} is unknown: {judgement.because}", later=judgement.later)
             return judgement, unclear if judgement.verdict == "unknown" else judgement.verdict == "passed", None
         answer = read(check.probe, work.scope, _limit(work, check))
         scope = {**work.scope, **answer.names, "result": answer.result}
@@ -115,7 +124,7 @@ def _attempt(work: Work, check: Check, read: Read) -> tuple[Judgement, Any, Answ
             scope["result"] = answer.result
         judgement = judge_answer(answer, check.expect, scope)
     except UNMEASURABLE as error:
-        return Judgement("unknown", str(error)), Absent(f"{check.shown} is unknown: {error}"), None
+        return *_unclear(check, error), None
     if judgement.verdict == "unknown" and answer.trouble:
         return judgement, Absent(f"{check.shown} is unknown: {judgement.because}"), answer
     return judgement, answer.result, answer
@@ -145,14 +154,13 @@ def _until(work: Work, check: Check) -> tuple[Judgement, Any, Answer | None, int
             with work.ports.snapshot() as read:
                 judgement, value, answer = _attempt(work, check, read)
         except CannotTell as error:
-            judgement, value, answer = (
-                Judgement("unknown", str(error)),
-                Absent(f"{check.shown} is unknown: {error}"),
-                None,
-            )
+            judgement, value, answer = *_unclear(check, error), None
         left = deadline - work.ports.monotonic()
         if judgement.verdict == "passed" or left <= 0 or work.stopping():
             return judgement, value, answer, attempts
+        if work.once:
+            why = f"does not hold now ({judgement.because}); a run asks again for {duration_text(patience)}"
+            return *_unclear(check, NotYet(why)), None, attempts
         work.ports.sleep(min(check.until.every, left))
 
 
@@ -170,11 +178,12 @@ def _conclude(
     names = {**answer.names, "result": answer.result} if answer else {}
     message = work.message(check.message, names) if judgement.verdict == "refuted" else None
     reason = f"{message} ({judgement.because})" if message else judgement.because
-    work.tallies.append(Tally(check.shown, judgement.verdict, check.severity, reason, overridden))
+    if not judgement.later:
+        work.tallies.append(Tally(check.shown, judgement.verdict, check.severity, reason, overridden))
     data = {
         "section": check.section,
         "name": check.name,
-        "verdict": judgement.verdict,
+        "verdict": None if judgement.later else judgement.verdict,
         "result": to_data(value),
         "because": judgement.because,
         "message": message,

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from runbook.engine.judge import Judgement, Prediction, Tally, judge_prediction, measured, predict, verdicts
+from runbook.engine.judge import (
+    Judgement,
+    Prediction,
+    Tally,
+    judge_prediction,
+    measured,
+    predict,
+    recorded_prediction,
+    verdicts,
+)
 from runbook.engine.work import Work
 from runbook.language.model import Expectation
 from runbook.language.values import Absent, to_data
@@ -13,7 +22,11 @@ from runbook.language.values import Absent, to_data
 
 def register(work: Work, expectations: Iterable[Expectation], step: str = "") -> dict[str, Prediction]:
     """Every prediction over what is known now, recorded as one event."""
-    found = {item.name: predict(item, work.scope) for item in expectations}
+    kept = work.inputs.resumed.predictions if work.inputs.resumed and not step else {}
+    found = {
+        item.name: recorded_prediction(kept[item.name]) if item.name in kept else predict(item, work.scope)
+        for item in expectations
+    }
     data: dict[str, Any] = {
         "expectations": {
             item.name: {
@@ -34,7 +47,7 @@ def know(work: Work, expectation: Expectation, judgement: Judgement | None = Non
     """Puts what is known of an expectation into the scope, under `expectations.<state>.<metric>`."""
     prediction = work.predictions[expectation.name]
     facts = {
-        "predicted": Absent(prediction.because) if prediction.because else prediction.data(),
+        "predicted": Absent(prediction.because, later=prediction.later) if prediction.because else prediction.data(),
         "tolerance": expectation.tolerance.data() if expectation.tolerance else None,
         "actual": actual if judgement else Absent(f"{expectation.name} is measured after the steps"),
         "verdict": judgement.verdict if judgement else Absent(f"{expectation.name} is judged after the steps"),

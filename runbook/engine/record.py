@@ -31,16 +31,26 @@ class RunDoc(TypedDict, total=False):
     duration: Any
     operator: str | None
     dry_run: bool
+    rehearsal: bool
     strict: bool
     because: str
     audit: str
     stage: str
+    stamp: str
+    lock: str
+    host: str
+    pid: int
+    process_started: float | None
+    boot_id: str
+    epoch: int | None
+    report_path: str
+    left: list[dict[str, Any]]
 
 
 class CheckDoc(TypedDict, total=False):
     """One check; `result` is what was measured, `because` names the values that made it miss."""
 
-    verdict: str
+    verdict: str | None
     result: Any
     expect: Any
     message: str | None
@@ -53,6 +63,7 @@ class CheckDoc(TypedDict, total=False):
     attempts: int
     dropped: int
     overridden: str
+    line: int
 
 
 class ExpectationDoc(TypedDict, total=False):
@@ -66,6 +77,8 @@ class ExpectationDoc(TypedDict, total=False):
     because: str
     severity: str
     message: str | None
+    description: str
+    line: int
 
 
 class StepDoc(TypedDict, total=False):
@@ -83,6 +96,17 @@ class StepDoc(TypedDict, total=False):
     description: str
     tries: list[dict[str, Any]]
     expectations: dict[str, ExpectationDoc]
+    line: int
+
+
+class PlanDoc(TypedDict):
+    """One line of a dry run: what was evaluated, would run, or cannot be known, and why; `line` is the YAML's."""
+
+    where: str
+    state: str
+    what: str
+    because: str
+    line: int
 
 
 class Record(TypedDict):
@@ -101,7 +125,10 @@ class Record(TypedDict):
     audit: dict[str, Any]
     circumstances: dict[str, Any]
     declared: dict[str, Any]
+    resumed: dict[str, Any]
+    rehearsal: dict[str, Any]
     labels: dict[str, dict[str, str]]
+    plan: list[PlanDoc]
     notes: list[str]
     problems: list[dict[str, Any]]
     report: str | None
@@ -124,7 +151,10 @@ def empty_record() -> Record:
         "audit": {},
         "circumstances": {},
         "declared": {},
+        "resumed": {},
+        "rehearsal": {},
         "labels": {},
+        "plan": [],
         "notes": [],
         "problems": [],
         "report": None,
@@ -167,7 +197,21 @@ def _opened(record: Record, data: Data) -> None:
     blank: Any = {"verdict": None, "exit_code": None, "duration": None, "attempts": 0}
     steps: Any = {name: {**step, **blank, "tries": []} for name, step in declared["steps"].items()}
     record["steps"] = steps
-    record["declared"] = {key: declared[key] for key in ("preflight", "postconditions")}
+    record["declared"] = {key: section for key, section in declared.items() if key != "steps"}
+
+
+def _rehearsal(record: Record, data: Data) -> None:
+    record["run"].update(data["run"])
+    record["circumstances"] = dict(data["circumstances"])
+    record["rehearsal"] = {"sources": data["sources"], "copies": {}}
+
+
+def _copies(record: Record, data: Data) -> None:
+    record["rehearsal"]["copies"] = data["copies"]
+
+
+def _resumed(record: Record, data: Data) -> None:
+    record["resumed"] = dict(data)
 
 
 def _stage(record: Record, data: Data) -> None:
@@ -179,6 +223,8 @@ def _snapshot(record: Record, data: Data) -> None:
     record["unmeasured"].update({f"{which}.{state}": why for state, why in data["errors"].items()})
     if which == "before":
         record["before"] = data["state"]
+    elif which == "resumed":
+        record["resumed"]["state"] = data["state"]
     elif which == "after":
         record["after"] = data["state"]
         record["delta"] = difference(record["before"], record["after"])
@@ -194,7 +240,13 @@ def _check(record: Record, data: Data) -> None:
 
 def _predicted(record: Record, data: Data) -> None:
     blank = {"actual": None, "verdict": None, "message": None}
-    found: dict[str, Any] = {name: {**item, **blank} for name, item in data["expectations"].items()}
+    declared = record["declared"]
+    known = declared.get("expectations", {})
+    if "step" in data:
+        known = declared.get("step_expectations", {}).get(data["step"], {})
+    found: dict[str, Any] = {
+        name: {**known.get(name, {}), **item, **blank} for name, item in data["expectations"].items()
+    }
     if "step" in data:
         record["steps"][data["step"]]["expectations"] = found
     else:
@@ -218,6 +270,10 @@ def _step_started(record: Record, data: Data) -> None:
     record["steps"][data["step"]]["tries"].append({"attempt": data["attempt"]})
 
 
+def _process_started(record: Record, data: Data) -> None:
+    record["steps"][data["step"]]["tries"][-1].update(pid=data["pid"], started=data["started"])
+
+
 def _step_ended(record: Record, data: Data) -> None:
     step = record["steps"][data["step"]]
     facts = {key: value for key, value in data.items() if key not in ("step", "stage")}
@@ -237,11 +293,37 @@ def _step_judged(record: Record, data: Data) -> None:
 def _finished(record: Record, data: Data) -> None:
     facts: Any = {key: data[key] for key in ("verdict", "exit_code", "finished_at", "duration", "because")}
     record["run"].update(facts)
+    _leave_unknown(record, "nothing was measured afterwards")
+
+
+def _leave_unknown(record: Record, because: str) -> None:
     own = [item for step in record["steps"].values() for item in step.get("expectations", {}).values()]
     for expectation in [*record["expectations"].values(), *own]:
         if expectation["verdict"] is None:
             expectation["verdict"] = "unknown"
-            expectation["because"] = expectation["because"] or "nothing was measured afterwards"
+            expectation["because"] = expectation["because"] or because
+
+
+def _lost(record: Record, data: Data) -> None:
+    facts: Any = {key: data[key] for key in ("finished_at", "duration", "because", "left")}
+    facts |= {"verdict": "lost", "exit_code": None}
+    record["run"].update(facts)
+    _leave_unknown(record, "the run was lost before it was measured")
+    begun = record["steps"].get(data["step"] or "")
+    if begun is not None:
+        begun["because"] = "its outcome is not known: the runner died while it ran"
+
+
+def _remains(record: Record, data: Data) -> None:
+    record["run"]["left"] = data["left"]
+
+
+def under_way(record: Record) -> str:
+    """The step that was begun and has no outcome in the record; empty where there is none."""
+    for name, step in record["steps"].items():
+        if step["tries"] and step["verdict"] is None:
+            return name
+    return ""
 
 
 def _audit_closed(record: Record, data: Data) -> None:
@@ -265,12 +347,26 @@ def _no_report(record: Record, data: Data) -> None:
     record["problems"].append({"message": data["because"]})
 
 
+def _planned(record: Record, data: Data) -> None:
+    record["plan"].append(cast(PlanDoc, dict(data)))
+
+
+def _foreseen(record: Record, data: Data) -> None:
+    facts: Any = {key: data[key] for key in ("verdict", "exit_code", "finished_at", "duration", "because")}
+    record["run"].update(facts)
+    record["problems"] += data["obstacles"]
+
+
 def _note(record: Record, data: Data) -> None:
     record["notes"].append(data["text"])
 
 
 _APPLY: dict[str, Callable[[Record, Data], None]] = {
     "run.opened": _opened,
+    "rehearsal.begun": _rehearsal,
+    "copies.made": _copies,
+    "copies.dropped": _copies,
+    "run.resumed": _resumed,
     "stage.entered": _stage,
     "snapshot.measured": _snapshot,
     "check.judged": _check,
@@ -278,12 +374,17 @@ _APPLY: dict[str, Callable[[Record, Data], None]] = {
     "expectation.judged": _expectation,
     "audit.row": _audit_row,
     "step.started": _step_started,
+    "process.started": _process_started,
     "step.ended": _step_ended,
     "step.judged": _step_judged,
     "run.finished": _finished,
+    "run.lost": _lost,
+    "remains.ended": _remains,
     "audit.closed": _audit_closed,
     "circumstances.noted": _circumstances,
     "report.written": _report,
     "report.failed": _no_report,
+    "plan.line": _planned,
+    "plan.finished": _foreseen,
     "note.added": _note,
 }

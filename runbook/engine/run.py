@@ -8,9 +8,9 @@ from typing import Any
 from runbook.engine import predictions
 from runbook.engine.judge import EXIT_CODES, RunVerdict, Tally, conclude, decisive, difference, verdicts
 from runbook.engine.measure import absent_states, judge_check, measure, unmeasured
-from runbook.engine.ports import UNMEASURABLE, CannotTell, Inputs, Ports
-from runbook.engine.steps import run_step
-from runbook.engine.work import Work
+from runbook.engine.ports import UNMEASURABLE, CannotTell, Inputs, Ports, Read, Resumed
+from runbook.engine.steps import pass_over, run_step
+from runbook.engine.work import Work, rounded
 from runbook.language.model import Runbook, Sql
 from runbook.language.values import Absent, to_data
 
@@ -18,14 +18,13 @@ from runbook.language.values import Absent, to_data
 def run(runbook: Runbook, inputs: Inputs, ports: Ports) -> RunVerdict:
     """One run of `runbook`, from the before snapshot to the closing record. Every fact leaves as an event."""
     work = Work.begin(runbook, inputs, ports)
-    _before(work)
-    _predict(work)
-    gate = _audit_started(work, _gate(work) or _in_time(work))
+    begin(work)
+    gate = _audit_started(work, _consent(work, _gate(work) or _in_time(work)))
     if not gate and not work.stopping():
         work.started = True
         _steps(work)
         _after(work)
-    if work.acted:
+    if work.acted and not work.forsaken:
         _aftermath(work)
     return _finish(work, _conclude(work, gate))
 
@@ -38,16 +37,48 @@ def look(runbook: Runbook, inputs: Inputs, ports: Ports) -> RunVerdict:
     return conclude(cancelled=work.stopping(), stopped_at_gate=gate, failed=False, found=set())
 
 
+def begin(work: Work) -> None:
+    """All that comes before anything is written or started: the before snapshot, the preflight, the predictions."""
+    _before(work)
+    _predict(work)
+
+
 def _before(work: Work) -> None:
     """The before snapshot and the preflight, in one transaction."""
     work.ports.emit("stage.entered", {"stage": "preflight"})
+    resumed = work.inputs.resumed
+    if resumed is not None:
+        names = {"done": list(resumed.done), "again": list(resumed.again), "forced": resumed.forced}
+        work.ports.emit("run.resumed", {"run": resumed.run_id, **names})
     try:
         with work.ports.snapshot() as read:
-            work.scope["before"] = measure(work, read, "before")
+            work.scope["before"] = measure(work, read, "before") if not resumed else _since(work, read, resumed)
             for check in work.runbook.preflight:
                 work.scope["preflight"][check.name] = judge_check(work, check, read)
     except CannotTell as error:
         unmeasured(work, "before", "preflight", str(error))
+
+
+def _since(work: Work, read: Read, resumed: Resumed) -> Mapping[str, Any]:
+    """The earlier run's own before snapshot, beside what is measured now: predictions are judged over the whole."""
+    if not resumed.before:
+        return measure(work, read, "before")
+    data = {"which": "before", "state": resumed.before, "errors": {}, "duration": rounded(0)}
+    work.ports.emit("snapshot.measured", data)
+    measure(work, read, "resumed")
+    return resumed.before
+
+
+def _consent(work: Work, gate: str) -> str:
+    """Where steps would run for a second time, a person has to agree, having seen what was done."""
+    resumed = work.inputs.resumed
+    if gate or resumed is None:
+        return gate
+    again = f"run again: {', '.join(resumed.again)}" if resumed.again else "no step that had begun is run again"
+    if not work.ports.consent(f"go on with run {resumed.run_id} ({again})?"):
+        work.cancelled_because = "nobody agreed to go on with the run"
+        work.ports.emit("run.cancelled", {"because": work.cancelled_because})
+    return gate
 
 
 def _predict(work: Work) -> None:
@@ -102,6 +133,7 @@ def _audit_started(work: Work, gate: str) -> str:
 
 def _steps(work: Work) -> None:
     work.ports.emit("stage.entered", {"stage": "steps"})
+    resumed = work.inputs.resumed
     for step in work.runbook.steps:
         if work.stopping():
             break
@@ -109,16 +141,21 @@ def _steps(work: Work) -> None:
         if trouble:
             work.lost_footing(trouble)
             break
-        if not run_step(work, step):
+        if resumed is not None and step.name in resumed.done:
+            pass_over(work, step, resumed.run_id, resumed.done[step.name])
+        elif not run_step(work, step):
             break
 
 
 def _after(work: Work) -> None:
     """The after snapshot, expectations and postconditions, in one transaction; measured also when the run is cancelled."""
-    work.stopping()
+    if not work.stopping():
+        work.ports.settle()  # a server that restarts is waited for; what stays away is found unmeasurable
     work.ports.heed()
     work.ports.emit("stage.entered", {"stage": "postconditions"})
     try:
+        if work.forsaken:
+            raise CannotTell(work.forsaken)
         with work.ports.snapshot() as read:
             after = measure(work, read, "after")
             work.scope["after"], work.scope["delta"] = after, _delta(work.scope["before"], after)
@@ -161,7 +198,7 @@ def _aftermath(work: Work) -> None:
 
 def _conclude(work: Work, gate: str) -> RunVerdict:
     return conclude(
-        cancelled=work.stopping(),
+        cancelled=work.stopping() and not work.forsaken,
         stopped_at_gate="" if work.started else gate,
         failed=work.failed,
         found=verdicts(work.tallies, work.inputs.strict) | ({"unknown"} if work.unmeasured_states else set()),

@@ -16,6 +16,9 @@ from runbook.language.values import Absent, to_data
 
 def run_step(work: Work, step: Step) -> bool:
     """Runs one step to its verdict; whether the next may start."""
+    if step.name in work.inputs.passed_over:
+        work.scope["steps"][step.name] = Absent(f"steps.{step.name} was skipped")
+        return _settle(work, step, "skipped", work.inputs.passed_over[step.name], {}, [])
     try:
         due = step.when is None or step.when.holds(work.scope)
     except EvaluationError as error:
@@ -37,6 +40,12 @@ def run_step(work: Work, step: Step) -> bool:
         verdict = "cancelled"
     going_on = _settle(work, step, verdict, because, facts, attempts)
     return _own_expectations(work, step, registered, before) and going_on if step.expectations else going_on
+
+
+def pass_over(work: Work, step: Step, run_id: str, facts: dict[str, Any]) -> None:
+    """A step that passed in the run that is resumed: it is not run again."""
+    _settle(work, step, "skipped", f"passed in run {run_id}", {}, [])
+    work.scope["steps"][step.name] = facts
 
 
 def _settle(

@@ -22,7 +22,10 @@ def rounded(seconds: float) -> Decimal:
 
 @dataclass(slots=True)
 class Work:
-    """Mutable on purpose, and private to the engine: events are the only way out."""
+    """Mutable on purpose, and private to the engine: events are the only way out.
+
+    `once` asks a check once that a run would ask until it holds.
+    """
 
     runbook: Runbook
     inputs: Inputs
@@ -39,6 +42,8 @@ class Work:
     acted: bool = False
     row_started: bool = False
     cancelled_because: str | None = None
+    forsaken: str = ""
+    once: bool = False
 
     @classmethod
     def begin(cls, runbook: Runbook, inputs: Inputs, ports: Ports) -> Work:
@@ -54,12 +59,15 @@ class Work:
         return min(limit, self.runbook.timeout - (self.ports.monotonic() - self.began))
 
     def stopping(self) -> bool:
-        """Whether somebody asked for the end; once true, always true."""
-        if self.cancelled_because is None:
+        """Whether somebody asked for the end, or the run lost its lock; once true, always true."""
+        if not self.forsaken and (because := self.ports.forsaken()):
+            self.forsaken = because
+            self.lost_footing(because)
+        if self.cancelled_because is None and not self.forsaken:
             self.cancelled_because = self.ports.cancelled()
             if self.cancelled_because is not None:
                 self.ports.emit("run.cancelled", {"because": self.cancelled_because})
-        return self.cancelled_because is not None
+        return self.cancelled_because is not None or bool(self.forsaken)
 
     def interrupted(self) -> bool:
         """Whether the end is asked for now; once the steps are over, only what is asked anew."""

@@ -17,16 +17,17 @@ from runbook.engine.record import Event, Record, apply, empty_record, fold
 from runbook.language.expressions import EvaluationError, Scope
 from runbook.language.model import Runbook, Sql
 from runbook.language.templates import render_sql
-from runbook.language.values import to_data
-from runbook.operate.circumstances import host
+from runbook.language.values import loads, to_data
+from runbook.operate.circumstances import host, noted
+from runbook.operate.failpoints import failpoint
 from runbook.operate.output import OutputLog
-from runbook.operate.servers import CannotStart
+from runbook.operate.runs import mark_open
+from runbook.operate.servers import RECONNECT_FOR, CannotStart
 from runbook.operate.world import World
-from runbook.records.journal import Journal, JournalError, read_journal
+from runbook.records.journal import Journal, JournalError, create_journal, read_journal
 
 if TYPE_CHECKING:
     from runbook.records.audit import Audit
-
 
 class Clock(NamedTuple):
     """The database's time at the start, and what the monotonic clock said then."""
@@ -43,11 +44,11 @@ class Clock(NamedTuple):
 class Books:
     """Journal, audit and output log. Nothing is announced elsewhere before it stands in the journal."""
 
-    journal: Journal
     output: OutputLog
 
     def __init__(self, world: World, clock: Clock, stack: ExitStack, on_event: Callable[[Event], None] | None) -> None:
-        self._world, self._clock, self._stack, self._on_event = world, clock, stack, on_event
+        self._world, self.clock, self._stack, self._on_event = world, clock, stack, on_event
+        self._journal: Journal | None = None
         self.record: Record = empty_record()
         self._audit: Audit | None = None
 
@@ -82,15 +83,30 @@ class Books:
             raise CannotStart(f"the audit cannot be written: {masks.text(str(error))}") from None
         return []
 
-    def open_journal(self, folder: Path, on_output: Callable[[str, bytes], None] | None) -> None:
-        """Creates the run's folder with its journal and output log. Raises CannotStart."""
+    @property
+    def journal(self) -> Journal:
+        assert self._journal is not None
+        return self._journal
+
+    def open_journal(self, folder: Path) -> None:
+        """Creates the run's folder with its journal, unless it is open. Raises CannotStart."""
+        if self._journal is not None:
+            return
         try:
-            self.journal = Journal(folder)
-            self._stack.callback(self.journal.close)
-            self.output = OutputLog(folder, self._world.masks, on_output or (lambda stream, data: None))
-            self._stack.callback(self.output.close)
+            mark_open(folder)
+            self._journal = create_journal(folder)
+            self._stack.callback(self._journal.close)
         except JournalError as error:
             raise CannotStart(str(error)) from None
+        except OSError as error:
+            raise CannotStart(f"{folder}: {error.strerror}") from None
+
+    def open_output(self, show: Callable[[str, bytes], None] | None) -> None:
+        """Creates the output log beside the journal. Raises CannotStart."""
+        folder = self.journal.path.parent
+        try:
+            self.output = OutputLog(folder, self._world.masks, show or (lambda stream, data: None))
+            self._stack.callback(self.output.close)
         except OSError as error:
             raise CannotStart(f"{folder}: {error.strerror}") from None
 
@@ -101,27 +117,50 @@ class Books:
         if trouble is not None:
             because = f"the audit cannot be written: {self._world.masks.text(str(trouble))}"
             code = EXIT_CODES["errored"]
-            closing = {"verdict": "errored", "exit_code": code, "finished_at": self._clock.now(), "duration": 0}
+            closing = {"verdict": "errored", "exit_code": code, "finished_at": self.clock.now(), "duration": 0}
             self.emit("run.finished", {**closing, "because": because})
             raise CannotStart(because)
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
         """One event: masked, journaled, then told to whoever else wants to know. Raises JournalError."""
         clean = self._world.masks.data(to_data(data))
-        line = self.journal.append(self._clock.now().isoformat(timespec="milliseconds"), kind, clean)
+        failpoint(f"before-{kind}")
+        line = self.journal.append(self.clock.now().isoformat(timespec="milliseconds"), kind, clean)
         apply(self.record, line.event)
         if self._audit is not None:
             self._audit.add(line)
         if self._on_event is not None:
             self._on_event(line.event)
+        failpoint(f"after-{kind}")
+
+    def process_started(self, step: str, pid: int, started: float | None) -> None:
+        """A step's process, by which it can be found again if this one dies."""
+        self.emit("process.started", {"step": step, "pid": pid, "started": started})
+
+    @property
+    def epoch(self) -> int | None:
+        """The fencing number under which the run writes; None without an audit in a database."""
+        return None if self._audit is None else self._audit.epoch
+
+    def unclosed(self) -> Record | None:
+        """The record, as its first event tells it, of the run that had this lock before and was never closed."""
+        if self._audit is None or not self._audit.unclosed:
+            return None
+        data = loads(self._audit.unclosed)
+        record = empty_record()
+        apply(record, Event(data["seq"], data["at"], data["kind"], data["data"]))
+        return record
 
     def note(self, versions: dict[str, str], warning: str = "") -> None:
         """A circumstance that came to light during the run."""
-        known = self.record["circumstances"]
-        data: dict[str, Any] = {"versions": {**known["versions"], **versions}}
-        if warning:
-            data["warnings"] = [*known["warnings"], warning]
-        self.emit("circumstances.noted", data)
+        self.emit("circumstances.noted", noted(self.record, versions, warning))
+
+    def settle_output(self) -> None:
+        """After a step's process has ended: what is held back is written; a log that was cut is told of, once."""
+        self.output.settle()
+        trouble, self.output.trouble = self.output.trouble, ""
+        if trouble:
+            self.note({}, f"{self.output.path} does not have the whole output: {trouble}")
 
     def flush(self) -> Exception | None:
         """Brings the audit up to the journal; the ServerError where it cannot be done now."""
@@ -153,13 +192,24 @@ class Books:
         """The user's closing row and the closing record in one transaction."""
         if self._audit is None:
             return Confirmation("disabled")
-        from runbook.database.connect import ServerError
+        from runbook.database.connect import ServerError, dumped
 
         try:
             statements, trouble = (_statements(sql, scope) if sql else []), ""
         except (ServerError, EvaluationError) as error:
             statements, trouble = [], str(error)
-        return self._audit.close_run(self.record["run"], statements, trouble)
+        confirmation = self._audit.close_run(self.record["run"], statements, trouble)
+        deadline = time.monotonic() + RECONNECT_FOR
+        cancellation = self._world.cancellation
+        while confirmation.status == "pending" and self._audit.away and not (trouble or cancellation.reason()):
+            if time.monotonic() > deadline:
+                break
+            cancellation.sleep(1)
+            confirmation = self._audit.confirm(self.record["run"], statements)
+        if confirmation.status == "pending":
+            due = [dumped(query, values)._asdict() for query, values in statements]
+            self.emit("audit.due", {"statements": due, "trouble": trouble})
+        return confirmation
 
     def read_back(self) -> Record:
         """The record as the journal on disk tells it. Raises JournalError."""

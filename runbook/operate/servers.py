@@ -12,6 +12,7 @@ from runbook.language.model import Connection, Runbook
 from runbook.language.problems import RunbookError
 
 EMBEDDED = "embedded"
+RECONNECT_FOR = 30.0  # seconds for which a server that answered before and is away is waited for
 
 
 class CannotStart(RunbookError):
@@ -23,11 +24,16 @@ class NoConsent(CannotStart):
 
 
 class Servers(NamedTuple):
-    """URLs by connection name. `reading` are the URLs that checks use; `notes` say what a person should know."""
+    """URLs by connection name. `reading` are the URLs that checks use; `notes` say what a person should know.
+
+    `embedded` names the connections that lead to the private PostgreSQL, `made` those whose database was made for them.
+    """
 
     urls: dict[str, str]
     reading: dict[str, str]
     notes: list[str]
+    embedded: list[str]
+    made: list[str]
 
 
 def resolve(
@@ -39,7 +45,7 @@ def resolve(
     fresh: bool = False,
 ) -> Servers:
     """The servers in force. An embedded one that has to be started ends with `stack`. Raises CannotStart."""
-    servers = Servers({}, {}, [])
+    servers = Servers({}, {}, [], [], [])
     for name, connection in runbook.connections.items():
         url = given.get(name) or os.environ.get(connection.env, "") or connection.default
         if url == EMBEDDED or (not url and connection.embedded is not None):
@@ -70,6 +76,8 @@ def _embed(
         embedded = stack.enter_context(embedded_database(base, runbook.name, connection.embedded or (), fresh=fresh))
     except EmbeddedError as error:
         raise CannotStart(f"connection `{connection.name}`: {error}") from None
+    servers.embedded.append(connection.name)
+    servers.made.extend([connection.name] * embedded.fresh)
     servers.urls[connection.name], servers.reading[connection.name] = embedded.url, embedded.read_url
     seeded = (
         "new, seeded"

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from runbook.engine.ports import Answer, CannotTell, Prepared, Read
 from runbook.language.expressions import Scope
 from runbook.language.model import CHECK_TIMEOUT, Probe, Runbook, Step
 from runbook.operate.cancel import Cancellation
-from runbook.operate.servers import CannotStart, resolve
+from runbook.operate.servers import RECONNECT_FOR, CannotStart, resolve
 from runbook.probes import read
 from runbook.records.masks import Masks, check_strength
 from runbook.steps import prepare
@@ -45,6 +45,7 @@ class World:
         self.postgres = [name for name, item in runbook.connections.items() if item.type == "postgres"]
         self.masks = Masks([*self.secrets.values(), *self._passwords()])
         self.on_output: Callable[[str, bytes], None] = lambda stream, chunk: None
+        self.on_start: Callable[[str, int, float | None], None] = lambda step, pid, started: None
         self.on_server: Callable[[str, str, str], None] = lambda name, version, warning: None
         self._snapshots: Snapshots | None = None
         self._seen: set[str] = set()
@@ -58,11 +59,11 @@ class World:
         urls = {url for name in self.postgres for url in (self.servers.urls[name], self.servers.reading[name])}
         return [password for url in urls for password in passwords(url)]
 
-    def connect(self, name: str) -> Connection:
-        """A connection that may write. Raises ServerError."""
+    def connect(self, name: str, **settings: Any) -> Connection:
+        """A connection that may write; `settings` are libpq's, where the URL does not give them. Raises ServerError."""
         from runbook.database.connect import connect
 
-        return connect(self.servers.urls[name], f"runbook {self.run_id}")
+        return connect(self.servers.urls[name], f"runbook {self.run_id}", **settings)
 
     def targets(self) -> dict[str, str]:
         """Each connection as a person should see it, without its password."""
@@ -70,7 +71,7 @@ class World:
         for name, item in self.runbook.connections.items():
             url = self.servers.urls[name]
             if item.type == "http":
-                found[name] = self.masks.text(_without_credentials(url))
+                found[name] = self.masks.text(without_credentials(url))
                 continue
             from runbook.database.connect import ServerError, describe
 
@@ -100,7 +101,8 @@ class World:
 
             urls = self.servers.reading.__getitem__
             wait = self.cancellation.interrupt_with
-            self._snapshots = Snapshots(urls, f"runbook {self.run_id}", CHECK_TIMEOUT, self._meet, wait)
+            name = f"runbook {self.run_id}"
+            self._snapshots = Snapshots(urls, name, CHECK_TIMEOUT, self._meet, wait, RECONNECT_FOR)
         return self._snapshots
 
     def _reader(self, query: Callable[..., Any]) -> Read:
@@ -129,8 +131,16 @@ class World:
 
     def prepare(self, step: Step, scope: Scope, timeout: float) -> Prepared:
         """One attempt of a step, ready to go."""
-        prepared = prepare(step.action, scope, timeout, self._tools(_no_database))
+        prepared = prepare(step.action, scope, timeout, self.tools(step.name))
         return prepared._replace(what=self.masks.text(prepared.what))
+
+    def tools(self, step: str = "") -> Tools:
+        """What a probe is given outside of a snapshot, or the step of that name."""
+        tools = self._tools(_no_database)
+        if not step:
+            return tools
+        environment = {**tools.environment, "RUNBOOK_STEP": step}
+        return tools._replace(environment=environment, on_start=partial(self.on_start, step))
 
     def _tools(self, query: Callable[..., Any]) -> Tools:
         return Tools(
@@ -168,7 +178,8 @@ def _no_database(*_: Any) -> Any:
     raise CannotTell("no postgres connection is declared")
 
 
-def _without_credentials(url: str) -> str:
+def without_credentials(url: str) -> str:
+    """The URL of a server as anybody may see it."""
     scheme, mark, rest = url.partition("://")
     return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
