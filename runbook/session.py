@@ -31,7 +31,7 @@ from runbook.operate.predecessors import close_predecessors
 from runbook.operate.recovery import Way
 from runbook.operate.rehearsal import copy_databases, keep_proof, rehearsal_begun, stand_ins
 from runbook.operate.runs import mark_closed, record_of
-from runbook.operate.servers import RECONNECT_FOR, CannotStart, NoConsent, project_folder
+from runbook.operate.servers import CannotStart, NoConsent, project_folder
 from runbook.operate.world import World
 from runbook.records.journal import JournalError
 from runbook.records.report import ReportError, write_report
@@ -332,18 +332,19 @@ class _Session:
 
     def _settle(self) -> str:
         """Before a step: the lock is still ours and the audit has all that happened; a server that is away is waited for."""
-        deadline = time.monotonic() + RECONNECT_FOR
+        patience = self.world.patience
         while True:
             trouble: Exception | str | None = "the lock was lost"
             if self.lock.held() or self.lock.regain():
                 trouble = self.books.flush()
                 if trouble is None:
+                    patience.met()
                     full = self.books.journal.full
                     return f"no further step is started: the journal's disk: {full}" if full else ""
             if self.lock.lost:
                 self.cancellation.lose(self.lock.lost)
             final = isinstance(trouble, Exception) and not getattr(trouble, "lost", False)
-            if final or time.monotonic() > deadline or self.cancellation.reason():
+            if final or not patience.left() or self.cancellation.reason():
                 return f"no further step is started: {trouble}"
             self.cancellation.sleep(0.5)
 

@@ -130,7 +130,7 @@ class Snapshots:
         timeout: float,
         opened: Callable[[str, Connection], None],
         interrupt: Callable[[Callable[[], None] | None], None],
-        patience: float = 0.0,
+        patience: Callable[[], float] = float,
     ) -> None:
         self._urls, self._application, self._timeout = urls, application, timeout
         self._opened, self._interrupt = opened, interrupt
@@ -142,10 +142,17 @@ class Snapshots:
     def open(self) -> Iterator[Callable[[str, str, tuple[Any, ...], float], Rows]]:
         """A query function (connection name, statement, values, seconds) over one snapshot of each server."""
         begun: dict[str, Snapshot] = {}
+        away: dict[str, ServerError] = {}
 
         def query(name: str, statement: str, values: tuple[Any, ...], timeout: float) -> Rows:
+            if name in away:
+                raise away[name]
             if name not in begun:
-                begun[name] = self._begin(name)
+                try:
+                    begun[name] = self._begin(name)
+                except ServerError as error:
+                    away[name] = error
+                    raise
             self._interrupt(self._connections[name].cancel)
             try:
                 return begun[name].query(statement, values, timeout)
@@ -175,7 +182,7 @@ class Snapshots:
         """A new connection; a server that answered before and is away now (it restarts) is waited for."""
         interrupted: list[bool] = []
         self._interrupt(lambda: interrupted.append(True))
-        deadline = time.monotonic() + (self._patience if name in self._met else 0)
+        deadline = time.monotonic() + (self._patience() if name in self._met else 0)
         try:
             while True:
                 try:

@@ -22,7 +22,7 @@ from runbook.operate.circumstances import host, noted
 from runbook.operate.failpoints import failpoint
 from runbook.operate.output import OutputLog
 from runbook.operate.runs import mark_open
-from runbook.operate.servers import RECONNECT_FOR, CannotStart
+from runbook.operate.servers import CannotStart
 from runbook.operate.world import World
 from runbook.records.journal import Journal, JournalError, create_journal, read_journal
 
@@ -199,7 +199,7 @@ class Books:
         except (ServerError, EvaluationError) as error:
             statements, trouble = [], str(error)
         confirmation = self._audit.close_run(self.record["run"], statements, trouble)
-        deadline = time.monotonic() + RECONNECT_FOR
+        deadline = time.monotonic() + self._world.patience.left()
         cancellation = self._world.cancellation
         while confirmation.status == "pending" and self._audit.away and not (trouble or cancellation.reason()):
             if time.monotonic() > deadline:

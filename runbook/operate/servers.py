@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,24 @@ from runbook.language.problems import RunbookError
 
 EMBEDDED = "embedded"
 RECONNECT_FOR = 30.0  # seconds for which a server that answered before and is away is waited for
+
+
+class Patience:
+    """How long servers that are away are waited for: so many seconds in all, from the first one that was missed."""
+
+    def __init__(self, seconds: float = RECONNECT_FOR) -> None:
+        self._seconds = seconds
+        self._since: float | None = None
+
+    def left(self) -> float:
+        """Seconds that remain."""
+        if self._since is None:
+            self._since = time.monotonic()
+        return max(self._since + self._seconds - time.monotonic(), 0)
+
+    def met(self) -> None:
+        """All is there again."""
+        self._since = None
 
 
 class CannotStart(RunbookError):

@@ -14,7 +14,7 @@ from runbook.engine.ports import Answer, CannotTell, Prepared, Read
 from runbook.language.expressions import Scope
 from runbook.language.model import CHECK_TIMEOUT, Probe, Runbook, Step
 from runbook.operate.cancel import Cancellation
-from runbook.operate.servers import RECONNECT_FOR, CannotStart, resolve
+from runbook.operate.servers import CannotStart, Patience, resolve
 from runbook.probes import read
 from runbook.records.masks import Masks, check_strength
 from runbook.steps import prepare
@@ -47,6 +47,7 @@ class World:
         self.on_output: Callable[[str, bytes], None] = lambda stream, chunk: None
         self.on_start: Callable[[str, int, float | None], None] = lambda step, pid, started: None
         self.on_server: Callable[[str, str, str], None] = lambda name, version, warning: None
+        self.patience = Patience()
         self._snapshots: Snapshots | None = None
         self._seen: set[str] = set()
         stack.callback(self._close)
@@ -102,7 +103,7 @@ class World:
             urls = self.servers.reading.__getitem__
             wait = self.cancellation.interrupt_with
             name = f"runbook {self.run_id}"
-            self._snapshots = Snapshots(urls, name, CHECK_TIMEOUT, self._meet, wait, RECONNECT_FOR)
+            self._snapshots = Snapshots(urls, name, CHECK_TIMEOUT, self._meet, wait, self.patience.left)
         return self._snapshots
 
     def _reader(self, query: Callable[..., Any]) -> Read:
