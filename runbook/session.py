@@ -249,7 +249,7 @@ class _Session:
 
     def _close_predecessors(self) -> list[str]:
         targets, urls = self.world.targets(), self.world.servers.urls
-        way = Way(known={targets[name]: urls[name] for name in self.world.postgres})
+        way = Way(known={targets[name]: urls[name] for name in self.world.postgres}, known_only=True)
         earlier = self.books.unclosed()
         if self.earlier is not None and self.earlier.is_file():
             earlier = record_of(self.earlier.parent)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runbook import __version__
+from runbook.engine.record import Record
 from runbook.language.model import Runbook
 
 
@@ -38,6 +39,13 @@ def versions(runbook: Runbook) -> dict[str, str]:
         if name in sys.modules:
             found[name] = str(getattr(import_module(name), "__version__", "unknown"))
     return found
+
+
+def noted(record: Record, versions: dict[str, str], warning: str = "") -> dict[str, Any]:
+    """The data of `circumstances.noted`: what `record` has, and what came to light."""
+    known = record["circumstances"]
+    data: dict[str, Any] = {"versions": {**known["versions"], **versions}}
+    return {**data, "warnings": [*known["warnings"], warning]} if warning else data
 
 
 def git_state(folder: Path) -> Callable[[], dict[str, Any]]:

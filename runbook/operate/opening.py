@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from runbook.engine.ports import Inputs
-from runbook.language.model import Runbook
+from runbook.language.document import Where
+from runbook.language.model import Expectation, Runbook
+from runbook.operate.alive import boot_id
 from runbook.operate.circumstances import host, versions
+from runbook.system.tree import start_time
 
 
 def opening(
@@ -16,11 +19,16 @@ def opening(
     inputs: Inputs,
     *,
     connections: Mapping[str, str],
+    embedded: list[str],
     warnings: list[str],
     lock: str = "",
+    epoch: int | None = None,
+    report_path: str = "",
     note: str = "",
     journal: str | None = None,
     dry_run: bool = False,
+    rehearsal: bool = False,
+    rehearsed: str = "",
     command_line: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """The data of `run.opened`."""
@@ -34,10 +42,15 @@ def opening(
             "operator": inputs.operator,
             "stamp": inputs.stamp,
             "dry_run": dry_run,
+            "rehearsal": rehearsal,
             "strict": inputs.strict,
             "lock": lock,
             "host": host(),
             "pid": os.getpid(),
+            "process_started": start_time(os.getpid()),
+            "boot_id": boot_id(),
+            "epoch": epoch,
+            "report_path": report_path,
         },
         "params": inputs.params,
         "note": note,
@@ -49,14 +62,18 @@ def opening(
             "text": runbook.document.text,
             "template": runbook.report_template,
             "command_line": list(command_line),
+            "rehearsed": rehearsed,
             "versions": versions(runbook),
             "connections": connections,
+            "audit": runbook.audit.connection,
+            "embedded": embedded,
             "warnings": warnings,
         },
     }
 
 
 def _declared(runbook: Runbook) -> dict[str, Any]:
+    """What is declared of every check, expectation and step, with the line (from 1) that its key stands on."""
     data = runbook.document.data
     checks = {
         section: {
@@ -66,6 +83,7 @@ def _declared(runbook: Runbook) -> dict[str, Any]:
                 "description": check.description,
                 "section": check.heading,
                 "remedy": check.remedy,
+                "line": _line(runbook, check.where),
             }
             for check in items
         }
@@ -74,6 +92,18 @@ def _declared(runbook: Runbook) -> dict[str, Any]:
     steps = (*runbook.steps, *runbook.on_failure, *runbook.finally_)
     return {
         **checks,
-        "steps": {step.name: {"stage": step.stage, "description": step.description} for step in steps},
-        "expectations": {item.name: {"description": item.description} for item in runbook.expectations},
+        "steps": {
+            step.name: {"stage": step.stage, "description": step.description, "line": _line(runbook, step.where)}
+            for step in steps
+        },
+        "expectations": _expectations(runbook, runbook.expectations),
+        "step_expectations": {s.name: _expectations(runbook, s.expectations) for s in steps if s.expectations},
     }
+
+
+def _expectations(runbook: Runbook, items: Iterable[Expectation]) -> dict[str, Any]:
+    return {item.name: {"description": item.description, "line": _line(runbook, item.where)} for item in items}
+
+
+def _line(runbook: Runbook, where: Where) -> int:
+    return runbook.document.key_span(where).line

@@ -61,5 +61,5 @@ def told(found: Recovered) -> Iterable[str]:
         yield f"run {run['id']} was lost: {run['because']}"
     for item in found.left:
         yield f"run {run['id']}: still running: pid {item.pid}: {item.command}"
-    if found.trouble:
+    if found.trouble and not found.elsewhere:
         yield f"run {run['id']}: {found.trouble}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,19 +31,29 @@ PATIENCE = 3  # seconds in which a server must take a connection
 
 
 class Recovered(NamedTuple):
-    """What was found of one run and done about it. `left` still runs; `trouble` says what keeps its books open."""
+    """What was found of one run and done about it.
+
+    `left` still runs; `trouble` says what keeps its books open; `elsewhere` that this is only a server that was not to be tried.
+    """
 
     folder: Path
     record: Record
     left: Sequence[Remnant] = ()
     trouble: str = ""
+    elsewhere: bool = False
 
 
-class Way(NamedTuple):
-    """How to reach the servers of runs: URLs by connection name ("" for any), and by the description of where they lead."""
+@dataclass(slots=True)
+class Way:
+    """How to reach the servers of runs: URLs by connection name ("" for any), and by the description of where they lead.
 
-    given: Mapping[str, str] = {}
-    known: Mapping[str, str] = {}
+    With `known_only` no other server is tried; `away` remembers those that did not answer, so that none is tried twice.
+    """
+
+    given: Mapping[str, str] = field(default_factory=dict)
+    known: Mapping[str, str] = field(default_factory=dict)
+    known_only: bool = False
+    away: dict[str, str] = field(default_factory=dict)
 
 
 def recover(folder: Path, way: Way, grace: Callable[[Record], float | None]) -> Recovered | None:
@@ -63,7 +74,7 @@ def recover(folder: Path, way: Way, grace: Callable[[Record], float | None]) -> 
         trouble = case.complete_audit(way) or case.write_report()
         if not trouble and not case.left:
             mark_closed(folder)
-        return Recovered(folder, case.record, case.left, trouble)
+        return Recovered(folder, case.record, case.left, trouble, case.elsewhere)
     finally:
         journal.close()
 
@@ -81,6 +92,7 @@ class _Case:
         self.lines: list[Line] = list(read_journal(journal.path))
         self.record = empty_record()
         self.left: Sequence[Remnant] = ()
+        self.elsewhere = False
         try:
             for line in self.lines:
                 apply(self.record, line.event)
@@ -170,6 +182,8 @@ class _Case:
             with ExitStack() as stack:
                 self._import(way, stack)
         except (ServerError, AuditError, CannotStart, Diverged, _Unreachable) as error:
+            if isinstance(error, CannotStart) or getattr(error, "lost", False):
+                way.away[self._audit_target()] = str(error)
             return f"the audit is not complete: {error}"
         return ""
 
@@ -199,7 +213,7 @@ class _Case:
 
         runbook = _runbook(self.record)
         name = runbook.audit.connection
-        url = self._url(runbook, name, self.record["circumstances"]["connections"][name], way, stack)
+        url = self._url(runbook, name, self._audit_target(), way, stack)
         connection = connect(url, "runbook recover", connect_timeout=PATIENCE)
         stack.callback(connection.close)
         rows, because = self._due(runbook)
@@ -213,6 +227,12 @@ class _Case:
             because = f"audit.finished: {error}"
             head = import_run(connection, _without_rows(self.record), lines, [])
         self.emit("audit.closed", {"status": "failed" if because else "confirmed", "head": head, "because": because})
+
+    def _audit_target(self) -> str:
+        """Where the run's audit lies, for people."""
+        around = self.record["circumstances"]
+        name = around.get("audit") or next(iter(around["connections"]), "")
+        return str(around["connections"].get(name, ""))
 
     def _closed_lines(self) -> list[Line]:
         """The lines that belong into the audit: all up to the record of the run's end."""
@@ -258,6 +278,11 @@ class _Case:
 
         if target in way.known:
             return way.known[target]
+        if way.known_only:
+            self.elsewhere = True
+            raise _Unreachable(f"it lies in {target}")
+        if target in way.away:
+            raise _Unreachable(way.away[target])
         asked = way.given.get(name) or way.given.get("")
         embedded = name in self.record["circumstances"]["embedded"]
         given = {name: asked or EMBEDDED} if asked or embedded else {}
