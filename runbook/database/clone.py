@@ -40,7 +40,7 @@ __all__ = ["Copy", "Plan", "copied", "drop_leftovers", "leftovers", "plan_copy",
 AS_FILES = 100_000_000  # bytes from which two checkpoints cost less than writing every page to the WAL
 WAYS = {"template": "CREATE DATABASE … TEMPLATE", "dump": "dump and restore"}
 # For estimates: seconds to begin with, and bytes a second.
-PACE = {"template": (0.3, 300e6), "dump": (1.0, 15e6)}
+PACE = {"template": (0.2, 200e6), "dump": (0.5, 30e6)}
 LEAST_LIMIT, LIMIT = 900.0, 20  # dump and restore may take so many seconds, or so many times the estimate
 _VIEWS_ON_THE_AUDIT = """
 SELECT DISTINCT v.oid::regclass::text FROM pg_class t JOIN pg_depend d ON d.refobjid = t.oid

@@ -59,7 +59,9 @@ def describe(url: str) -> str:
     with translated():
         given = conninfo_to_dict(url)
     user = given.get("user") or "the default user"
-    return f"{given.get('dbname') or user} on {given.get('host') or 'the local socket'} as {user}"
+    port = given.get("port")
+    host = f"{given.get('host') or 'the local socket'}{f':{port}' if port and str(port) != '5432' else ''}"
+    return f"{given.get('dbname') or user} on {host} as {user}"
 
 
 def libpq_environment(url: str) -> dict[str, str]:
@@ -96,7 +98,7 @@ def server_error(error: psycopg.Error) -> ServerError:
     hint = diag.message_hint or ("write its type behind it: {{ … }}::text" if diag.sqlstate == "42P18" else None)
     parts = [text.removeprefix("connection failed: "), diag.message_detail, hint]
     lost = isinstance(error, psycopg.OperationalError) and (diag.sqlstate is None or diag.sqlstate[:2] in ("08", "57"))
-    lost = lost and diag.sqlstate != "57014"
+    lost = (lost and diag.sqlstate != "57014") or diag.sqlstate == "53300"
     position = int(diag.statement_position) - 1 if diag.statement_position else None
     message = "; ".join(" ".join(part.split()) for part in parts if part)
     return ServerError(message, position=position, lost=lost, sqlstate=diag.sqlstate or "")
@@ -210,6 +212,31 @@ class _JsonbDumper(adapt.Dumper):
 
     def dump(self, obj: Any) -> bytes:
         return dumps(to_data(obj)).encode()
+
+
+class Dumped(NamedTuple):
+    """A statement with its values as the server reads them: texts, or None for null, and the numbers of their types."""
+
+    query: str
+    texts: list[str | None]
+    types: list[int]
+
+
+def dumped(query: str, values: list[Any]) -> Dumped:
+    """The statement in a form that a journal can keep. Raises ServerError."""
+    with translated():
+        transformer = adapt.Transformer(_adapters())
+        raw = transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))
+        texts = [None if value is None else bytes(value).decode() for value in raw]
+        return Dumped(query, texts, list(transformer.types or ()))
+
+
+def execute_dumped(connection: Connection, statement: Dumped) -> None:
+    """Runs such a statement. Raises psycopg.Error."""
+    values = [None if text is None else text.encode() for text in statement.texts]
+    result = connection.pgconn.exec_params(statement.query.encode(), values, statement.types)
+    if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
+        raise psycopg.errors.error_from_result(result)
 
 
 def bound(values: tuple[Any, ...]) -> list[Any]:

@@ -127,22 +127,31 @@ def end_makers(connection: Connection, pattern: str) -> None:
 
 def drop(connection: Connection, url: str, name: str) -> None:
     """Drops a database and ends whoever is on it. Raises ServerError."""
+    statement = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name))
+    try:
+        with translated():
+            connection.execute(statement + sql.SQL(" WITH (FORCE)"))
+    except ServerError as error:
+        if error.sqlstate not in (IN_USE, FORBIDDEN):
+            raise
+        _loosen(connection, url, name)
+        if not _is_left_alone(connection, name):
+            raise
+        # Without FORCE the server ends autovacuum, which FORCE may not where the role may not end every session.
+        with translated():
+            connection.execute(statement)
+
+
+def _is_left_alone(connection: Connection, name: str) -> bool:
+    """Whether all sessions on a database have ended, for which it waits."""
+    query = "SELECT FROM pg_stat_activity WHERE datname = $1 AND usesysid IS NOT NULL"
     deadline = time.monotonic() + PATIENCE
-    # With FORCE a role that may not end every session fails, even where all are autovacuum's, which the other way ends.
-    statements = [
-        sql.SQL(f"DROP DATABASE IF EXISTS {{}}{way}").format(sql.Identifier(name)) for way in (" (FORCE)", "")
-    ]
-    while True:
-        for statement in statements:
-            try:
-                with translated():
-                    connection.execute(statement)
-                return
-            except ServerError as error:
-                if error.sqlstate not in (IN_USE, FORBIDDEN) or time.monotonic() > deadline:
-                    raise
-            _loosen(connection, url, name)
-        time.sleep(PAUSE)
+    with translated():
+        while connection.execute(query, [name]).fetchone() is not None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(PAUSE)
+    return True
 
 
 def _loosen(connection: Connection, url: str, name: str) -> None:

@@ -120,10 +120,7 @@ def _child(command: list[str], reach: Reach, says: IO[bytes]) -> Iterator[subpro
         env["PGPASSWORD"] = reach.password
     where = f"--dbname={_without_secrets(reach.conninfo)}"
     argv = [*command, "--no-password", where]
-    # In a session of its own, so that Ctrl-C reaches this process alone, which then ends both in order.
-    child = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=says, env=env, start_new_session=True
-    )
+    child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=says, env=env)
     try:
         yield child
     finally:
@@ -186,7 +183,9 @@ def _errors(says: IO[bytes]) -> list[str]:
     text = says.read(1 << 20).decode("utf-8", "backslashreplace")
     parts = re.split(r"^pg_(?:dump|restore): ", text, flags=re.M)
     kept = [part.removeprefix("error: ") for part in parts if part.startswith("error: ")]
-    return [" ".join(part.split())[:600] for part in kept] or [" ".join(text.split())[:600]] * bool(text.strip())
+    return [" ".join(part.split())[:600].rstrip(";") for part in kept] or [" ".join(text.split())[:600]] * bool(
+        text.strip()
+    )
 
 
 def _judge(codes: list[int], dump_errors: list[str], restore_errors: list[str], lenient: bool) -> None:

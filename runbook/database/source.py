@@ -16,7 +16,7 @@ from psycopg.rows import class_row
 from runbook.database.connect import Connection, ServerError, connect, describe, translated
 
 AUDIT = "runbook"
-LEAVING, PAUSE = 0.5, 0.05  # seconds
+LEAVING, PAUSE = 0.3, 0.05  # seconds
 # Settings that are lists of names: each of these is to be quoted by itself.
 NAME_LISTS = ("local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces")
 # The user part ends at the first `@` that comes before a `/`, as libpq reads it.

@@ -22,6 +22,8 @@ import pytest
 
 from runbook.database import binaries
 from runbook.database.embedded import Embedded, EmbeddedError, embedded_database
+from runbook.system.remains import end_remains, find_remains
+from runbook.system.tree import start_time
 
 ROOT = os.geteuid() == 0
 # In memory where there is room: these tests start many servers, and would wait for the disk most of the time.
@@ -200,12 +202,14 @@ def running_as(account: int | None) -> dict[str, Any]:
 class User:
     """Another process that uses the database until it is told to go."""
 
-    def __init__(self, base: Path, *scripts: Path, account: int | None = None, python: str = sys.executable) -> None:
+    def __init__(
+        self, base: Path, *scripts: Path, account: int | None = None, python: str = sys.executable, **variables: str
+    ) -> None:
         command: list[str | Path] = [python, "-c", USER, base, *scripts]
         self.process = subprocess.Popen(
             command,
             text=True,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | variables,
             cwd="/",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -494,6 +498,21 @@ def test_the_server_inherits_no_lock(base: Path) -> None:
                 assert not opened & {"users.lock", "keeper.lock"}
         assert os.getsid(keeper_of(base).pid) != os.getsid(0)
         assert not [name for name in keeper_of(base).environ() if name.startswith(("PG", "RUNBOOK", "PYTEST"))]
+
+
+def test_a_server_that_a_step_started_is_no_part_of_its_run(base: Path) -> None:
+    """Others use it too, and it goes on for them when what is left of the run is ended."""
+    run = f"run-{os.urandom(6).hex()}"
+    with User(base, RUNBOOK_RUN_ID=run, RUNBOOK_STEP="inner") as step, embedded_database(base, "none", []) as mine:
+        step.found()
+        for process in [keeper_of(base), *keeper_of(base).children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                assert not [name for name in process.environ() if name.startswith("RUNBOOK")]
+        found = find_remains(run, [(step.process.pid, start_time(step.process.pid) or 0.0)])
+        assert [item.pid for item in found] == [step.process.pid]
+        assert end_remains(found, 30) == []
+        assert step.process.wait() == -signal.SIGTERM
+        assert one(mine.url, "SELECT 1") == 1
 
 
 def test_a_stale_pid_file_with_a_strangers_pid(base: Path) -> None:
