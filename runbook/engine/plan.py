@@ -325,14 +325,17 @@ class _Plan:
         verdict, code = next((end for kind, end in _ENDS.items() if kind in kinds), (None, 0))
         if self.work.stopping():
             verdict, code = "cancelled", EXIT_CODES["cancelled"]
-        found = {(obstacle.message, obstacle.place.get("line")): obstacle for obstacle in self.obstacles}
+        grave = list(_ENDS)
+        found = {(grave.index(o.kind), o.place.get("line", 0), o.message): o for o in self.obstacles}
         data = {
             "verdict": verdict,
             "exit_code": code,
-            "because": self.work.cancelled_because or "; ".join(dict.fromkeys(message for message, _ in found)),
+            "because": self.work.cancelled_because or "; ".join(dict.fromkeys(key[-1] for key in sorted(found))),
             "finished_at": self.ports.now(),
             "duration": self.work.elapsed(),
-            "obstacles": [{**item.place, "message": item.message, "kind": item.kind} for item in found.values()],
+            "obstacles": [
+                {**item.place, "message": item.message, "kind": item.kind} for _, item in sorted(found.items())
+            ],
         }
         self.ports.emit("plan.finished", to_data(data))
 

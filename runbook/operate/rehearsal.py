@@ -82,6 +82,7 @@ def copy_databases(
                     tell(note)
             copy = made[url, reading]
             world.servers.urls[name], world.servers.reading[name] = copy.url, copy.read_url
+        world.hide_passwords()
     except KeyboardInterrupt:
         raise StoppedWaiting(f"stopped while a database was copied: {cancellation.reason()}") from None
     except ServerError as error:

@@ -43,7 +43,7 @@ class World:
         self.secrets = _read_secrets(runbook)
         self.servers = resolve(runbook, given, project, stack, fresh=fresh)
         self.postgres = [name for name, item in runbook.connections.items() if item.type == "postgres"]
-        self.masks = Masks([*self.secrets.values(), *self._passwords()])
+        self.hide_passwords()
         self.on_output: Callable[[str, bytes], None] = lambda stream, chunk: None
         self.on_start: Callable[[str, int, float | None], None] = lambda step, pid, started: None
         self.on_server: Callable[[str, str, str], None] = lambda name, version, warning: None
@@ -51,6 +51,10 @@ class World:
         self._snapshots: Snapshots | None = None
         self._seen: set[str] = set()
         stack.callback(self._close)
+
+    def hide_passwords(self) -> None:
+        """Has the passwords in the URLs in force masked, beside the declared secrets."""
+        self.masks = Masks([*self.secrets.values(), *self._passwords()])
 
     def _passwords(self) -> list[str]:
         if not self.postgres:
