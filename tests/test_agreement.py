@@ -14,8 +14,9 @@ from jsonschema import Draft202012Validator
 from runbook import load
 from runbook.engine.judge import EXIT_CODES
 from runbook.engine.record import RunDoc
+from runbook.language.cases import is_cases_file, load_cases
 from runbook.language.names import shape_at
-from runbook.language.schema import runbook_schema
+from runbook.language.schema import CASES, runbook_schema, schema_in
 from tests.conftest import ROOT, Database, Program
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,20 +44,25 @@ def properties(schema: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "runbooks").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_example_loads_and_names_the_schema(path: Path) -> None:
-    load(path)
-    assert path.read_text(encoding="utf-8").startswith(
-        "# yaml-language-server: $schema=../schemas/runbook.schema.json\n"
-    )
+EXAMPLES = [path for path in sorted((ROOT / "runbooks").glob("*.yaml")) if not is_cases_file(path)]
 
 
-def test_every_key_of_the_schema_is_read() -> None:
-    unread = [name for name in properties(runbook_schema()) if name not in OF_PARAMS and f'"{name}"' not in LANGUAGE]
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_loads_has_cases_and_names_the_schemas(path: Path) -> None:
+    cases = path.with_suffix(".cases.yaml")
+    assert len(load_cases(load(path))) > 1
+    for file, schema in ((path, "runbook"), (cases, "cases")):
+        first = f"# yaml-language-server: $schema=../schemas/{schema}.schema.json\n"
+        assert file.read_text(encoding="utf-8").startswith(first)
+
+
+@pytest.mark.parametrize("schema", [runbook_schema(), schema_in(CASES)], ids=["runbook", "cases"])
+def test_every_key_of_the_schema_is_read(schema: dict[str, Any]) -> None:
+    unread = [name for name in properties(schema) if name not in OF_PARAMS and f'"{name}"' not in LANGUAGE]
     assert unread == []
 
 
-@pytest.mark.parametrize("schema", [runbook_schema(), RECORD], ids=["runbook", "record"])
+@pytest.mark.parametrize("schema", [runbook_schema(), schema_in(CASES), RECORD], ids=["runbook", "cases", "record"])
 def test_schemas_are_sound_and_every_key_is_described(schema: dict[str, Any]) -> None:
     Draft202012Validator.check_schema(schema)
     text = json.dumps(schema)

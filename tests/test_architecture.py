@@ -24,6 +24,7 @@ MAY_KNOW = {
         "engine.judge",
         "engine.ports",
         "engine.record",
+        "engine.replay",
         "language",
         "system",
         "database",
@@ -31,7 +32,18 @@ MAY_KNOW = {
         "steps",
         "records",
     },
-    "cli": {"cli", "session", "look", "operate", "records", "engine.record", "language"},
+    "watch": {
+        "watch",
+        "operate",
+        "engine.judge",
+        "engine.ports",
+        "engine.record",
+        "language",
+        "database",
+        "records",
+        "system.tree",
+    },
+    "cli": {"cli", "watch", "session", "look", "dry_run", "trial", "operate", "records", "engine.record", "language"},
 }
 NEVER = {
     "language": {"psycopg", "httpx", "subprocess", "click", "time", "datetime.now"},

@@ -18,7 +18,13 @@ COMMANDS = {
     "exec": "Run a runbook: predict, run, measure, judge, record, report.",
     "validate": "Look for problems in runbooks, without running anything.",
     "check": "Ask the preflight alone, read-only.",
+    "test": "Try runbooks out: do they come out as their cases say?",
     "new": "Write a commented runbook to start from.",
+    "status": "What is running here; finds the lost.",
+    "watch": "Watch a run as it goes on: stages, expectations, rate, time left.",
+    "logs": "What the steps of a run printed.",
+    "stop": "End a run: its step's processes, then its records.",
+    "recover": "Close the lost: conclude, end what still runs, complete the audit.",
     "show": "Show a run: its run log, or its record.",
     "audit": "The audit in the database.",
 }

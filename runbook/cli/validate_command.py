@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from runbook.cli.errors import INVALID
-from runbook.cli.files import database_targets, load_file
+from runbook.cli.files import database_targets, load_file, runbook_file
 from runbook.cli.telling import problem_text
+from runbook.language.cases import is_cases_file, load_cases, runbook_beside
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, Problem
 from runbook.language.values import dumps
@@ -34,8 +35,13 @@ def command(files: tuple[str, ...], databases: tuple[str, ...], as_json: bool) -
     deadline = time.monotonic() + SECONDS
     for file in files:
         try:
-            runbook = load_file(file, memory=True, seconds=deadline - time.monotonic())
-            if databases:
+            path = Path(runbook_file(file))
+            of_cases = is_cases_file(path)
+            beside = str(runbook_beside(path)) if of_cases else file
+            runbook = load_file(beside, memory=True, seconds=deadline - time.monotonic())
+            if of_cases:
+                load_cases(runbook)
+            elif databases:
                 problems += _prepared(runbook, databases, notes)
         except InvalidRunbook as error:
             problems += error.problems

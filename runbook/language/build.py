@@ -260,18 +260,12 @@ def _step(fields: Fields, stage: model.Stage, name: str, item: Mapping[str, Any]
     names = PROBE_NAMES["command" if kind == "shell" else kind] if kind else ()
     shape = fields.names(known, "result", "rowcount", *names)
     retry = item.get("retry") or {"attempts": 1}
-    if kind == "sql":
-        action: model.Action = fields.sql(where, item, fields.names(known, secrets=True), single=False)
-    elif kind == "http":
-        action = fields.request((*where, "http"), item["http"], known)
-    else:
-        action = fields.command(where, item, known)
     return model.Step(
         name=name,
         stage=stage,
         where=where,
         description=item.get("description", ""),
-        action=action,
+        action=_action(fields, where, item, kind, known),
         timeout=fields.duration(where, item, "timeout") or model.STEP_TIMEOUT,
         retry=model.Retry(
             retry["attempts"], fields.duration((*where, "retry"), retry, "delay") or 1.0, float(retry.get("backoff", 1))
@@ -280,7 +274,25 @@ def _step(fields: Fields, stage: model.Stage, name: str, item: Mapping[str, Any]
         expect=fields.conditions(where, item, shape),
         message=fields.message(where, item, shape),
         expectations=_expectations(fields, where, item, fields.names(known)),
+        stand_in=_stand_in(fields, (*where, "rehearse"), item.get("rehearse"), known),
     )
+
+
+def _action(fields: Fields, where: Where, item: Mapping[str, Any], kind: str, known: str) -> model.Action:
+    if kind == "sql":
+        return fields.sql(where, item, fields.names(known, secrets=True), single=False)
+    if kind == "http":
+        return fields.request((*where, "http"), item["http"], known)
+    return fields.command(where, item, known)
+
+
+def _stand_in(fields: Fields, where: Where, item: Any, known: str) -> model.Action | Literal["skip"] | None:
+    """What a rehearsal does in a step's place; None where that is the step itself."""
+    if item is None:
+        return None
+    if item == "skip":
+        return "skip"
+    return _action(fields, where, item, fields.kinds(where, item, _ACTIONS, needed=True), known)
 
 
 def _report_template(fields: Fields, report: Mapping[str, Any]) -> str | None:

@@ -35,6 +35,10 @@ class Missing(EvaluationError):
     """A name or a key does not exist. `default` and `is defined` catch this one."""
 
 
+class NotYet(EvaluationError):
+    """An expression has no value yet: what it depends on has not been run."""
+
+
 class Evaluation(NamedTuple):
     """What one walk over a tree needs."""
 
@@ -76,7 +80,7 @@ def _member(value: Any, key: Any, shown: str) -> Any:
     if isinstance(value, Absent):
         if value.null:
             return value
-        raise EvaluationError(value.because)
+        raise _absence(value)
     if value is None:
         raise EvaluationError(f"{shown or 'the value'} is null and has no `{key}`")
     if isinstance(value, Mapping):
@@ -112,8 +116,12 @@ def present(value: Any) -> Any:
     if isinstance(value, Absent):
         if value.null:
             return None
-        raise EvaluationError(value.because)
+        raise _absence(value)
     return value
+
+
+def _absence(value: Absent) -> EvaluationError:
+    return (NotYet if value.later else EvaluationError)(value.because)
 
 
 def evaluate(node: Node, evaluation: Evaluation) -> Any:

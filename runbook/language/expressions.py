@@ -14,6 +14,7 @@ from runbook.language.evaluate import (
     EvaluationError,
     Missing,
     Node,
+    NotYet,
     Scope,
     evaluate,
     follow,
@@ -22,7 +23,16 @@ from runbook.language.evaluate import (
 from runbook.language.problems import RunbookError
 from runbook.language.values import brief
 
-__all__ = ["Chain", "EvaluationError", "Expression", "ExpressionProblem", "Missing", "Scope", "parse_expression"]
+__all__ = [
+    "Chain",
+    "EvaluationError",
+    "Expression",
+    "ExpressionProblem",
+    "Missing",
+    "NotYet",
+    "Scope",
+    "parse_expression",
+]
 
 
 class ExpressionProblem(RunbookError):

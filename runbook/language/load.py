@@ -44,6 +44,11 @@ def load(path: str | Path, seen: Marks | None = None) -> Runbook:
     return known
 
 
+def load_text(text: str, path: Path) -> Runbook:
+    """The runbook in a text that stood at `path`, as a journal keeps it. Raises InvalidRunbook."""
+    return _load(parse_document(text, str(path)), path)
+
+
 def _unchanged(runbook: Runbook) -> bool:
     """Whether every file that a runbook has read is what it was, and every script is still there."""
     scripts = [script for item in runbook.connections.values() for script in item.embedded or ()]

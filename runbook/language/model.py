@@ -145,7 +145,7 @@ Stage = Literal["steps", "on_failure", "finally"]
 
 
 class Step(NamedTuple):
-    """What acts."""
+    """What acts. `stand_in` is what does in a rehearsal, where that is not to be the action itself."""
 
     name: str
     stage: Stage
@@ -158,6 +158,7 @@ class Step(NamedTuple):
     expect: tuple[Expression, ...]
     message: Template | None
     expectations: tuple[Expectation, ...]
+    stand_in: Action | Literal["skip"] | None = None
 
 
 class Connection(NamedTuple):

@@ -33,16 +33,24 @@ class Misfit(NamedTuple):
 SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
 
 
-@lru_cache(maxsize=1)
-def runbook_schema() -> dict[str, Any]:
-    """`schemas/runbook.schema.json` as data."""
-    schema: dict[str, Any] = json.loads((SCHEMAS / "runbook.schema.json").read_text(encoding="utf-8"))
+RUNBOOK, CASES = "runbook.schema.json", "cases.schema.json"
+
+
+@lru_cache(maxsize=2)
+def schema_in(file: str) -> dict[str, Any]:
+    """A file of `schemas/` as data."""
+    schema: dict[str, Any] = json.loads((SCHEMAS / file).read_text(encoding="utf-8"))
     return schema
 
 
-@lru_cache(maxsize=1)
-def _runbook_validator() -> Draft202012Validator:
-    return _validator(runbook_schema())
+def runbook_schema() -> dict[str, Any]:
+    """`schemas/runbook.schema.json` as data."""
+    return schema_in(RUNBOOK)
+
+
+@lru_cache(maxsize=2)
+def _validator_in(file: str) -> Draft202012Validator:
+    return _validator(schema_in(file))
 
 
 def _validator(schema: Mapping[str, Any]) -> Draft202012Validator:
@@ -114,9 +122,9 @@ def _nested(schema: Any) -> Iterator[Mapping[str, Any]]:
             yield from _nested(item)
 
 
-def shape_problems(document: Document) -> list[tuple[Where, Problem]]:
-    """Every place where the document is not of the schema's shape, with the path of what is at fault."""
-    return [found for misfit in _misfits(_runbook_validator(), document.data) for found in _problems(document, misfit)]
+def shape_problems(document: Document, file: str = RUNBOOK) -> list[tuple[Where, Problem]]:
+    """Every place where the document is not of the shape that a file of `schemas/` gives, with the path of what is at fault."""
+    return [found for misfit in _misfits(_validator_in(file), document.data) for found in _problems(document, misfit)]
 
 
 def _misfits(validator: Draft202012Validator, data: Any) -> Iterator[Misfit]:

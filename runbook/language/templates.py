@@ -313,15 +313,20 @@ def _misplaced(kind: str, offset: int, template: Template) -> ExpressionProblem:
     return ExpressionProblem(message, hole.start, hint, hole.end - hole.start)
 
 
-def render_sql(sql: SqlTemplate, scope: Scope, index: int = 0) -> BoundSql:
-    """Statement `index` over `scope`, its values apart from its text. Raises EvaluationError."""
+def render_sql(
+    sql: SqlTemplate, scope: Scope, index: int = 0, fill: Callable[[Hole], Any] | None = None
+) -> BoundSql:
+    """Statement `index` over `scope`, its values apart from its text; `fill` may say what a hole's value is.
+
+    Raises EvaluationError.
+    """
     start, end = sql.spans[index]
     source, position = sql.template.source, start
     parts: list[str] = []
     values: list[Any] = []
     origins, length = [(0, start)], 0
     for hole in (hole for hole in sql.template.holes if start <= hole.start < end):
-        value = hole.expression.evaluate(scope)
+        value = hole.expression.evaluate(scope) if fill is None else fill(hole)
         if isinstance(value, Identifier):
             text = value.quoted()
         else:

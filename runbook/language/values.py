@@ -32,10 +32,14 @@ class Identifier(NamedTuple):
 
 
 class Absent(NamedTuple):
-    """Stands where a fact is missing: using it is an error with this reason, or null where `null` says so."""
+    """Stands where a fact is missing: using it is an error with this reason, or null where `null` says so.
+
+    `later` says that the fact is only not known yet.
+    """
 
     because: str
     null: bool = False
+    later: bool = False
 
 
 class Output(str):
