@@ -15,7 +15,7 @@ from runbook.records.markdown import visible
 if TYPE_CHECKING:
     from runbook.engine.record import Event
 
-_COLOURS = {
+COLOURS = {
     "passed": "green",
     "measured": "cyan",
     "refuted": "red",
@@ -27,7 +27,7 @@ _COLOURS = {
     "skipped": "bright_black",
     "cancelled": "yellow",
 }
-_MARKS = {
+MARKS = {
     "passed": "✓",
     "measured": "·",
     "refuted": "✗",
@@ -45,12 +45,17 @@ class Account:
         self._quiet = quiet
         self._colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
         self._gone = False
+        self.sink: Callable[[str], None] = _to_stderr
         self._line_open = False
         self._stream = ""
         self._width = 16
         self._asks = False
-        self._expectations: dict[str, dict[str, Any]] = {}
+        self._expectations: dict[tuple[str, str], dict[str, Any]] = {}
         self._declared: Mapping[str, Any] = {}
+
+    def plain(self) -> None:
+        """No colours from here: what was a terminal becomes a file."""
+        self._colour = False
 
     def event(self, event: Event) -> None:
         """Shows one event."""
@@ -81,16 +86,23 @@ class Account:
         self._write(f"{text}\n")
 
     def style(self, text: str, kind: str) -> str:
-        return click.style(text, fg=_COLOURS.get(kind)) if self._colour else text
+        return click.style(text, fg=COLOURS.get(kind)) if self._colour else text
+
+    def heading(self, text: str) -> str:
+        return click.style(text, bold=True) if self._colour else text
 
     def _write(self, text: str) -> None:
         if self._gone or self._quiet:
             return
         try:
-            sys.stderr.write(text)
-            sys.stderr.flush()
+            self.sink(text)
         except (OSError, ValueError):
             self._gone = True
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 def _opened(account: Account, data: Mapping[str, Any]) -> None:
@@ -106,8 +118,12 @@ def _opened(account: Account, data: Mapping[str, Any]) -> None:
         account.say(f"  {name}: {visible(target)}")
     for name, value in data["params"].items():
         account.say(f"  {name} = {visible(brief(value))}")
-    for note in around["warnings"]:
+    for note in (text for text in around["warnings"] if not text.startswith("rehearsal: ")):
         account.say(account.style(f"  note: {visible(note)}", "warning"))
+
+
+def _copy(account: Account, data: Mapping[str, Any]) -> None:
+    account.say(f"  rehearsal: {visible(data['text'])}")
 
 
 def _noted(account: Account, data: Mapping[str, Any]) -> None:
@@ -133,14 +149,14 @@ def _stage(account: Account, data: Mapping[str, Any]) -> None:
 
 def _heading(account: Account, stage: str) -> None:
     account.say()
-    account.say(click.style(_STAGES[stage], bold=True) if account._colour else _STAGES[stage])
+    account.say(account.heading(_STAGES[stage]))
 
 
 def _snapshot(account: Account, data: Mapping[str, Any]) -> None:
     which = data["which"]
     if which == "after" and (data["state"] or data["errors"] or account._declared.get("postconditions")):
         account.say()
-        account.say(click.style("After", bold=True) if account._colour else "After")
+        account.say(account.heading("After"))
     for state, row in data["state"].items():
         values = ", ".join(f"{metric} {as_text(value)}" for metric, value in row.items())
         account.say(f"  · {which} {state}: {visible(values)}")
@@ -159,7 +175,7 @@ def _check(account: Account, data: Mapping[str, Any]) -> None:
     if verdict in ("refuted", "unknown", "skipped"):
         value = visible(data["because"])
     mark = account.style(
-        f"  {_MARKS[shown]} {data['name']:<{account._width}}{'warning: ' if warns else ''}{shown}",
+        f"  {MARKS[shown]} {data['name']:<{account._width}}{'warning: ' if warns else ''}{shown}",
         kind,
     )
     account.say(f"{mark}   {value}")
@@ -180,7 +196,7 @@ def _predicted(account: Account, data: Mapping[str, Any]) -> None:
         return
     _heading(account, "predictions")
     for name, item in data["expectations"].items():
-        account._expectations[name] = item
+        account._expectations[data.get("step", ""), name] = item
         if item["because"]:
             account.say(account.style(f"  ? {name}: not predicted: {visible(item['because'])}", "unknown"))
         else:
@@ -195,10 +211,10 @@ def _prediction(item: Mapping[str, Any]) -> str:
 
 
 def _expectation(account: Account, data: Mapping[str, Any]) -> None:
-    item = account._expectations.get(data["name"], {})
+    item = account._expectations.get((data.get("step", ""), data["name"]), {})
     verdict = data["verdict"]
     predicted = _prediction(item) if item and not item["because"] else "nothing"
-    mark = account.style(f"  {_MARKS[verdict]} {data['name']:<{account._width}}{verdict}", verdict)
+    mark = account.style(f"  {MARKS[verdict]} {data['name']:<{account._width}}{verdict}", verdict)
     account.say(f"{mark}   predicted {predicted}, actual {as_text(data['actual'])}")
     if verdict == "unknown":
         account.say(f"      {visible(data['because'])}")
@@ -227,7 +243,7 @@ def _ended(account: Account, data: Mapping[str, Any]) -> None:
 
 def _step(account: Account, data: Mapping[str, Any]) -> None:
     verdict = data["verdict"]
-    mark = account.style(f"  {_MARKS[verdict]} {data['step']:<{account._width}}{verdict}", verdict)
+    mark = account.style(f"  {MARKS[verdict]} {data['step']:<{account._width}}{verdict}", verdict)
     reason = f"   {visible(data['because'])}" if data["because"] else ""
     account.say(f"{mark}   {duration_text(float(data['duration']))}{reason}")
     if data.get("message"):
@@ -241,6 +257,7 @@ def _trouble(account: Account, data: Mapping[str, Any]) -> None:
 
 _SHOW: dict[str, Callable[[Account, Mapping[str, Any]], None]] = {
     "run.opened": _opened,
+    "copy.planned": _copy,
     "circumstances.noted": _noted,
     "stage.entered": _stage,
     "snapshot.measured": _snapshot,

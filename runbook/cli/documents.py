@@ -20,7 +20,7 @@ def refusal(error: RunbookError | click.ClickException, file: str) -> Record:
     """The document of a run that did not begin."""
     record = empty_record()
     code = exit_code(error) if isinstance(error, RunbookError) else error.exit_code
-    verdict = {6: "errored", 7: "locked"}.get(code)
+    verdict = {3: "blocked", 6: "errored", 7: "locked", 130: "cancelled"}.get(code)
     record["run"].update({"id": "", "runbook": file, "verdict": verdict, "exit_code": code, "because": str(error)})
     if isinstance(error, InvalidRunbook):
         record["problems"] = [dict(problem.as_data()) for problem in error.problems]
@@ -33,9 +33,14 @@ def refusal(error: RunbookError | click.ClickException, file: str) -> Record:
     return record
 
 
+def printable(record: Any) -> dict[str, Any]:
+    """A record without what only folding needs."""
+    return {key: value for key, value in record.items() if key != "declared"}
+
+
 def print_document(record: Any) -> None:
-    """Prints a record without what only folding needs."""
-    text = dumps({key: value for key, value in record.items() if key != "declared"})
+    """Prints a record. Raises NotPrinted."""
+    text = dumps(printable(record))
     try:
         click.echo(text)
     except BrokenPipeError:

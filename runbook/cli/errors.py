@@ -13,7 +13,7 @@ import click
 from runbook import __version__
 from runbook.language.problems import InvalidRunbook, RunbookError
 
-USAGE, INVALID, ERRORED, LOCKED, CANCELLED = 2, 5, 6, 7, 130
+USAGE, BLOCKED, INVALID, ERRORED, LOCKED, CANCELLED = 2, 3, 5, 6, 7, 130
 
 
 def open_standard_streams() -> None:
@@ -31,9 +31,8 @@ def exit_code(error: BaseException) -> int:
     """The documented exit code for an exception of ours."""
     if isinstance(error, InvalidRunbook):
         return INVALID
-    if type(error).__name__ == "NoConsent":
-        return USAGE
-    return LOCKED if type(error).__name__ == "Locked" else ERRORED
+    known = {"NoConsent": USAGE, "NotRehearsed": BLOCKED, "Locked": LOCKED, "StoppedWaiting": CANCELLED}
+    return known.get(type(error).__name__, ERRORED)
 
 
 def tell(error: RunbookError) -> None:
@@ -46,9 +45,14 @@ def tell(error: RunbookError) -> None:
         count = len(error.problems)
         click.echo(f"{count} problem{'s' if count != 1 else ''}", err=True)
         return
-    click.echo(f"error: {error}", err=True)
-    if type(error).__name__ == "Locked":
-        click.echo("  wait for it to end, or look at it: runbook show last", err=True)
+    cures = getattr(error, "cures", None)
+    if cures is None:
+        click.echo(f"error: {error}", err=True)
+        return
+    from runbook.records.markdown import visible
+
+    for line in (f"error: {error}", *(f"  {cure}" for cure in cures)):
+        click.echo(visible(line), err=True)
 
 
 @contextmanager

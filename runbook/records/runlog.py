@@ -24,7 +24,8 @@ def run_log(record: Record) -> str:
         _issues,
         _notes,
         _belief,
-        _predictions,
+        _resumed,
+        predictions,
         _checks,
         _steps,
         _circumstances,
@@ -53,6 +54,7 @@ def _head(record: Record) -> list[str]:
         f"**Date**: {(run['started_at'] or '')[:16].replace('T', ' ')}",
         f"**Duration**: {_duration(run['duration'])}",
         f"**Operator**: {plain(run['operator'] or '')}",
+        *(["**Rehearsal**: on throw-away copies; the databases themselves are untouched"] * bool(run.get("rehearsal"))),
         "",
     ]
 
@@ -162,7 +164,7 @@ def issues(record: Record) -> Iterator[str]:
         for metric, own in step.get("expectations", {}).items():
             if own["verdict"] in ("refuted", "unknown"):
                 yield _missed(f"{name}: {metric}", own)
-    if run["verdict"] in ("cancelled", "errored") and run.get("because"):
+    if run["verdict"] in ("cancelled", "errored", "lost") and run.get("because"):
         yield f"{run['verdict']}: {plain(run['because'])}"
     for key in ("started_because", "finished_because"):
         if record["audit"].get(key):
@@ -192,9 +194,12 @@ def _notes(record: Record) -> list[str]:
 
 def _belief(record: Record) -> list[str]:
     run = record["run"]
-    lines = ["---", "", "## Verdict", f"**{run['verdict']}** (exit code {run['exit_code']})", ""]
+    ended = "nobody saw it end" if run["verdict"] == "lost" else f"exit code {run['exit_code']}"
+    lines = ["---", "", "## Verdict", f"**{run['verdict']}** ({ended})", ""]
     if run.get("because"):
         lines += [plain(run["because"]), ""]
+    for item in run.get("left", []):
+        lines += [f"> still running when this was written: pid {item['pid']}: {code(item['command'])}", ""]
     if run.get("hypothesis"):
         lines += ["## Hypothesis", plain(run["hypothesis"]), ""]
     for warning in record["circumstances"].get("warnings", []):
@@ -202,7 +207,22 @@ def _belief(record: Record) -> list[str]:
     return lines
 
 
-def _predictions(record: Record) -> list[str]:
+def _resumed(record: Record) -> list[str]:
+    known = record["resumed"]
+    if not known:
+        return []
+    lines = [f"- goes on with run {code(known['run'])}: its before snapshot and its predictions are kept"]
+    lines += [f"- done there, not run again: {plain(name)}" for name in known["done"]]
+    lines += [f"- had begun there, run again by consent: {plain(name)}" for name in known["again"]]
+    for state, metric, value in _metrics(known.get("state", {})):
+        lines.append(f"- when it went on: {plain(label(record, state, metric))}: {number(value)}")
+    if known["forced"]:
+        lines.append(f"- gone on with by force: {plain(known['forced'])}")
+    return ["## Resumed", *lines, ""]
+
+
+def predictions(record: Record) -> list[str]:
+    """Predicted beside actual, as a section of markdown; empty where nothing was predicted."""
     rows = list(_prediction_rows("", record["expectations"]))
     for name, step in record["steps"].items():
         rows += _prediction_rows(f"{name}: ", step.get("expectations", {}))
@@ -242,7 +262,9 @@ def _checks(record: Record) -> list[str]:
 
 
 def _verdict(check: CheckDoc) -> str:
-    verdict = check["verdict"] if check.get("expect") or check["verdict"] != "passed" else "measured"
+    verdict = check["verdict"] or "not asked"
+    if verdict == "passed" and not check.get("expect"):
+        verdict = "measured"
     notes = []
     if check["severity"] == "warn" and verdict in ("refuted", "unknown"):
         notes.append("warning")
@@ -300,7 +322,7 @@ def _steps(record: Record) -> list[str]:
         (
             plain(name),
             step["stage"],
-            step["verdict"] or "not started",
+            step["verdict"] or ("outcome unknown" if step["tries"] else "not started"),
             _duration(step.get("duration")),
             str(step["attempts"]),
             _exit(step),
@@ -326,7 +348,9 @@ def _step(name: str, step: StepDoc) -> list[str]:
     lines = [f"### {plain(name)}", *(block(what) if "\n" in what else [code(what)]), ""]
     for attempt in step["tries"]:
         because = attempt.get("because")
-        if len(step["tries"]) > 1 or because:
+        if "because" not in attempt:
+            lines.append(f"- attempt {attempt['attempt']}: its outcome is not known")
+        elif len(step["tries"]) > 1 or because:
             how = "ended" if because == "cancelled" else "failed"
             ended = f"{how} after {_duration(attempt.get('duration'))}: {code(because)}" if because else "held"
             lines.append(f"- attempt {attempt['attempt']}: {ended}")
@@ -348,6 +372,8 @@ def _circumstances(record: Record) -> list[str]:
     for name, text in known.get("connections", {}).items():
         lines.append(f"- connection {plain(name)}: {code(text)}")
     lines += ["", "## Record", f"- run: {code(run['id'])}", f"- journal: {code(record['journal'] or '')}"]
+    if known.get("rehearsed"):
+        lines.append(f"- rehearsed before, and passed: {code(known['rehearsed'])}")
     status = str(run.get("audit"))
     told = {
         "confirmed": f"confirmed, head {code(record['audit'].get('head', ''))}",
