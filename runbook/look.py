@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from runbook.engine.judge import EXIT_CODES
-from runbook.engine.ports import CannotTell, Confirmation, Inputs, Ports
-from runbook.engine.record import Event, Record, apply, empty_record
+from runbook.engine.ports import Inputs
+from runbook.engine.record import Event, Record
 from runbook.engine.run import look
 from runbook.language.expressions import Expression
 from runbook.language.load import bind_params
 from runbook.language.model import Check, Runbook
-from runbook.language.values import to_data
+from runbook.operate.books import Clock
 from runbook.operate.cancel import Cancellation, signals
 from runbook.operate.circumstances import operator
+from runbook.operate.glance import Glance
 from runbook.operate.opening import opening
 from runbook.operate.servers import project_folder
 from runbook.operate.world import World
@@ -37,23 +38,18 @@ def check(
     cancellation = Cancellation()
     chosen = _with_references(runbook, names)
     runbook = runbook._replace(preflight=tuple(item for item in runbook.preflight if item.name in chosen))
-    record, events = empty_record(), iter(range(1, 1 << 31))
-    began, moment = time.monotonic(), datetime.now(UTC)
+    clock = Clock(datetime.now(UTC), time.monotonic())
+    moment = clock.started_at
     stamp = f"{moment:%Y%m%d_%H%M%S}"
     with ExitStack() as stack, signals(cancellation):
         world = World(runbook, "check", project_folder(runbook.path), database or {}, cancellation, stack)
-
-        def emit(kind: str, data: dict[str, Any]) -> None:
-            now = (moment + timedelta(seconds=time.monotonic() - began)).isoformat(timespec="milliseconds")
-            event = Event(next(events), now, kind, world.masks.data(to_data(data)))
-            apply(record, event)
-            if on_event is not None:
-                on_event(event)
-
+        glance = Glance(world, clock, on_event)
         inputs = Inputs(values, world.secrets, "", stamp, moment, operator(), f"Preflight of {runbook.name}", strict)
         warnings = world.servers.notes
-        emit("run.opened", opening(runbook, inputs, connections=world.targets(), warnings=warnings, dry_run=True))
-        verdict = look(runbook, inputs, _ports(emit, world, cancellation))
+        known = opening(runbook, inputs, connections=world.targets(), embedded=[], warnings=warnings, dry_run=True)
+        glance.emit("run.opened", known)
+        verdict = look(runbook, inputs, glance.ports())
+    record = glance.record
     record["run"]["verdict"], record["run"]["exit_code"] = verdict, EXIT_CODES[verdict]
     return record
 
@@ -82,22 +78,3 @@ def _chains(part: Check | Any) -> Iterator[tuple[str, ...]]:
     elif isinstance(part, dict):
         for item in part.values():
             yield from _chains(item)
-
-
-def _ports(emit: Callable[[str, dict[str, Any]], None], world: World, cancellation: Cancellation) -> Ports:
-    def never(*_: Any) -> Any:
-        raise CannotTell("nothing is written by a look")
-
-    return Ports(
-        emit=emit,
-        snapshot=world.snapshot,
-        prepare=never,
-        audit_started=never,
-        finish=lambda sql, scope: Confirmation("disabled"),
-        settle=lambda: "",
-        now=lambda: datetime.now(UTC),
-        monotonic=time.monotonic,
-        sleep=cancellation.sleep,
-        cancelled=cancellation.reason,
-        heed=cancellation.heed,
-    )

@@ -7,13 +7,15 @@ descent: from a recorded root, or from the session that one led, where a child h
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from runbook.system.tree import Row, Tree, never, table
 
-RUN, STEP = "RUNBOOK_RUN_ID", "RUNBOOK_STEP"
+RUN = re.compile(rb"\0RUNBOOK_RUN_ID=([^\0]*)")  # in an environment; of two with one name the first counts
+STEP = re.compile(rb"\0RUNBOOK_STEP=([^\0]*)")
 LONGEST = 200  # characters of a command that are shown
 
 _HAS_PROC = os.path.exists("/proc/self/environ")
@@ -47,7 +49,7 @@ def find_remains(run_id: str, roots: Iterable[tuple[int, float]] = (), step: str
     that.
     """
     rows = table()
-    marks = {pid: mark for pid, row in rows.items() if not row.dead and (mark := _mark(pid))}
+    marks = {pid: mark for pid in rows if (mark := _mark(pid))}
     members = {pid for pid, mark in marks.items() if mark.run == run_id and step in ("", mark.step)}
     strangers = {pid for pid, mark in marks.items() if mark.run != run_id}
     for root, started in roots:
@@ -101,15 +103,9 @@ def _lineage(rows: dict[int, Row]) -> dict[int, Row]:
 
 def _mark(pid: int) -> _Mark | None:
     """None where the environment cannot be read, or names no run."""
-    if not _HAS_PROC:
-        around = _environment_by_psutil(pid)
-    else:
-        text = _read(pid, "environ")
-        if RUN.encode() not in text:
-            return None
-        entries = (entry.partition("=") for entry in reversed(os.fsdecode(text).split("\0")))
-        around = {name: value for name, _, value in entries}  # of two with one name the first counts
-    return _Mark(around[RUN], around.get(STEP, "")) if around.get(RUN) else None
+    text = b"\0" + (_read(pid, "environ") if _HAS_PROC else _environment_by_psutil(pid))
+    run, step = RUN.search(text), STEP.search(text)
+    return _Mark(os.fsdecode(run[1]), os.fsdecode(step[1]) if step else "") if run and run[1] else None
 
 
 def _command(pid: int) -> str:
@@ -132,13 +128,13 @@ def _read(pid: int, name: str) -> bytes:
         return b""
 
 
-def _environment_by_psutil(pid: int) -> dict[str, str]:
+def _environment_by_psutil(pid: int) -> bytes:
     import psutil
 
     try:
-        return dict(psutil.Process(pid).environ())
+        return os.fsencode("\0".join(f"{name}={value}" for name, value in psutil.Process(pid).environ().items()))
     except (psutil.Error, OSError):
-        return {}
+        return b""
 
 
 def _command_by_psutil(pid: int) -> str:

@@ -522,4 +522,4 @@ def test_validate_reads_cases_too(write: Write, program: Program) -> None:
     assert program("validate", "small.yaml", "small.cases.yaml").code == 0
     write("small.cases.yaml", "cases: {bad: {verdict: pased}}\n")
     refused = program("validate", "small.yaml", "small.cases.yaml")
-    assert refused.code == 5 and "small.cases.yaml:1:23" in refused.err and "pased" in refused.err
+    assert refused.code == 5 and "small.cases.yaml:1:24" in refused.err and "pased" in refused.err

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from runbook.engine.judge import (
     EXIT_CODES,
+    Judgement,
     Prediction,
     Tally,
     allowance,
@@ -106,7 +107,7 @@ def test_trouble_is_excused_only_by_a_condition_that_names_it() -> None:
     assert judge_answer(answer, conditions("status == 200"), scope).verdict == "refuted"
     assert judge_answer(answer, conditions("result.status == 500"), scope).verdict == "passed"
     for sources in ((), ("statuses == 1",), ("1 == 1",)):
-        assert judge_answer(answer, conditions(*sources), scope) == ("unknown", "status 500")
+        assert judge_answer(answer, conditions(*sources), scope) == Judgement("unknown", "status 500")
     assert judge_answer(answer._replace(excuse=""), conditions("status == 500"), scope).verdict == "unknown"
 
 

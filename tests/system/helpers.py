@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import psutil
 
-SOON = 20.0  # seconds
+SOON = 30.0  # seconds
 
 
 def wait_until(holds: Callable[[], object]) -> None:

@@ -67,6 +67,10 @@ class Run:
         self._started.append(pid)
         return pid
 
+    def await_child(self) -> None:
+        """Wait until `child` is the pid of a `sleep 300` that works, in the environment that it was given."""
+        wait_until(lambda: self.has("child") and psutil.Process(self.pid("child")).cmdline() == ["sleep", "300"])
+
     def let_go(self) -> None:
         """Have the shell end, and bury it."""
         (self.folder / "go").touch()
@@ -107,8 +111,8 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_root_and_what_it_started_are_found_and_ended(run: Run, stranger: subprocess.Popen[bytes]) -> None:
-    root, started = run.sh("sleep 300 & echo $! > child", wait="root")
-    wait_until(lambda: run.has("child"))
+    root, started = run.sh("sleep 300 & echo $! > child")
+    run.await_child()
     found = {item.pid: item for item in find_remains(run.id)}
     assert {root, run.pid("child")} <= found.keys()
     assert found[root].started == started
@@ -131,7 +135,7 @@ def test_a_daemon_without_the_environment_is_found_by_the_session_of_its_root(
     run: Run, stranger: subprocess.Popen[bytes]
 ) -> None:
     root, started = run.sh("(env -i sleep 300 & echo $! > child)")
-    wait_until(lambda: run.has("child") and b"RUNBOOK" not in Path(f"/proc/{run.pid('child')}/environ").read_bytes())
+    run.await_child()
     run.let_go()
     child = run.pid("child")
     assert run.pids() == set()
@@ -143,7 +147,8 @@ def test_a_daemon_without_the_environment_is_found_by_the_session_of_its_root(
 
 def test_who_left_the_session_without_the_environment_is_found_by_its_parent(run: Run) -> None:
     root, started = run.sh("env -i setsid sleep 300 & echo $! > child", marked=False)
-    wait_until(lambda: run.has("child") and os.getsid(run.pid("child")) == run.pid("child"))
+    run.await_child()
+    assert os.getsid(run.pid("child")) == run.pid("child")
     assert run.pids() == set()
     assert {root, run.pid("child")} <= run.pids((root, started))
     assert run.end((root, started)) == []
@@ -152,7 +157,8 @@ def test_who_left_the_session_without_the_environment_is_found_by_its_parent(run
 
 def test_the_children_of_the_found_are_found_whatever_their_environment(run: Run) -> None:
     root, _ = run.sh("env -i setsid sleep 300 & echo $! > child")
-    wait_until(lambda: run.has("child") and os.getsid(run.pid("child")) == run.pid("child"))
+    run.await_child()
+    assert os.getsid(run.pid("child")) == run.pid("child")
     assert {root, run.pid("child")} <= run.pids()
 
 
@@ -166,6 +172,7 @@ def test_a_step_is_told_from_another(run: Run) -> None:
 
 def test_a_mark_that_another_environment_only_resembles_is_none(run: Run) -> None:
     run.sh(":", marked=False, RUNBOOK_RUN_ID=f"{run.id}0", OTHER=f"RUNBOOK_RUN_ID={run.id}")
+    run.launch("sh", "-c", f"echo $$ > empty; {LOOP}", wait="empty", RUNBOOK_RUN_ID="")
     assert run.pids() == set()
     assert find_remains("") == []
 
@@ -180,23 +187,42 @@ def test_the_dead_are_not_found(run: Run) -> None:
     process.wait()
 
 
+SEARCHER = """
+    import os, sys
+    sys.path[:0] = {path!r}
+    from runbook.system.remains import Remnant, end_remains, find_remains
+    from runbook.system.tree import start_time
+    family = [(pid, start_time(pid)) for pid in (os.getpid(), os.getppid())]
+    found = find_remains({run!r}, family)
+    print(*sorted(item.pid for item in found), file=open("found", "w", 1))
+    left = end_remains([Remnant(pid, started, "", "") for pid, started in family] + found, 9)
+    print(len(left), file=open("left", "w", 1))
+"""
+
+
 def test_this_process_and_its_ancestors_are_never_part(run: Run) -> None:
-    script = f"""
-        import os, sys
-        sys.path[:0] = {sys.path!r}
-        from runbook.system.remains import Remnant, end_remains, find_remains
-        from runbook.system.tree import start_time
-        family = [(pid, start_time(pid)) for pid in (os.getpid(), os.getppid())]
-        print(*[item.pid for item in find_remains({run.id!r}, family)], file=open("found", "w", 1))
-        left = end_remains([Remnant(pid, at, "", "") for pid, at in family] + find_remains({run.id!r}), 9)
-        print(len(left), file=open("left", "w", 1))
-        """
-    argv = [*PYTHON, textwrap.dedent(script)]
-    root, _ = run.launch("sh", "-c", 'sleep 300 & echo $! > child; "$@"; echo $$ > root; sleep 300', "sh", *argv)
-    assert run.pid("found") == run.pid("child")
+    """Nor is who shares their session, if nothing else tells that it is."""
+    search = [*PYTHON, textwrap.dedent(SEARCHER.format(path=sys.path, run=run.id))]
+    script = 'sleep 300 & echo $! > child; env -i sleep 301 & echo $! > mate; "$@"; echo $$ > root; sleep 300'
+    root, _ = run.launch("sh", "-c", script, "sh", *search)
+    assert (run.folder / "found").read_text() == f"{run.pid('child')}\n"
     assert run.pid("left") == 0
     assert gone(run.pid("child"))
+    assert alive(run.pid("mate"))
     assert alive(root)
+
+
+def test_an_ancestor_that_is_an_orphan_in_the_session_of_the_found_is_no_part(run: Run) -> None:
+    search = [*PYTHON, textwrap.dedent(SEARCHER.format(path=sys.path, run=run.id))]
+    orphan = 'until test -e go; do sleep 0.02; done; "$@"; echo $$ > after; exec sleep 300'
+    script = '(env -i PATH="$PATH" "$@" &); echo $$ > root; sleep 300'
+    root, _ = run.launch("sh", "-c", script, "sh", "sh", "-c", orphan, "sh", *search)
+    (run.folder / "go").touch()
+    wait_until(lambda: run.has("after"))
+    assert str(root) in (run.folder / "found").read_text().split()
+    assert run.pid("left") == 0
+    assert gone(root)
+    assert alive(run.pid("after"))
 
 
 def test_a_command_is_one_short_line_and_a_name_where_it_has_no_words(run: Run) -> None:
@@ -256,7 +282,7 @@ def test_what_is_forked_meanwhile_is_ended_too(run: Run) -> None:
 
 def test_a_pid_with_another_start_time_is_not_signalled(run: Run) -> None:
     root, started = run.sh("sleep 300 & echo $! > child", marked=False)
-    wait_until(lambda: run.has("child"))
+    run.await_child()
     for shift in (-1.0, 0.01, 1.0):
         assert run.pids((root, started + shift)) == set()
         assert end_remains([Remnant(root, started + shift, "sh", "")], 0.1) == []
@@ -267,7 +293,7 @@ def test_a_pid_with_another_start_time_is_not_signalled(run: Run) -> None:
 
 def test_another_runs_processes_in_a_session_with_the_number_of_a_root_are_left(run: Run) -> None:
     root, started = run.sh("(RUNBOOK_RUN_ID=another sleep 300 & echo $! > child)")
-    wait_until(lambda: run.has("child") and b"RUN_ID=another" in Path(f"/proc/{run.pid('child')}/environ").read_bytes())
+    run.await_child()
     run.let_go()
     assert run.pids((root, started)) == set()
     assert alive(run.pid("child"))
@@ -312,8 +338,8 @@ def poor_system(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("poor_system")
 def test_without_proc_all_the_same(run: Run, stranger: subprocess.Popen[bytes]) -> None:
     marked = run.launch(*PYTHON, textwrap.dedent(DAEMON), wait="daemon")
-    root = run.launch("sh", "-c", f"echo $$ > root; sleep 300 & echo $! > child; {LOOP}", marked=False)
-    wait_until(lambda: run.has("child"))
+    root = run.sh("sleep 300 & echo $! > child", marked=False)
+    run.await_child()
     found = {item.pid: item for item in find_remains(run.id, [root])}
     assert {marked[0], root[0], run.pid("child")} <= found.keys()
     assert (found[marked[0]].step, found[run.pid("child")].command) == ("load", "sleep 300")
