@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runbook.cli.dashboard import Line, plain, progress_lines
 from runbook.cli.documents import print_document, printable, refusal
 from runbook.cli.recover_command import connections_option, way_to
 from runbook.language.problems import RunbookError
@@ -15,6 +16,9 @@ from runbook.records.markdown import visible
 
 if TYPE_CHECKING:
     from runbook.operate.overview import Seen
+    from runbook.watch.frame import Frame
+
+WIDTH = 110  # characters of a line of progress
 
 
 @click.command("status", short_help="What is running here; finds the lost.")
@@ -35,17 +39,30 @@ def command(run: str | None, databases: tuple[str, ...], as_json: bool) -> None:
         if as_json:
             print_document(refusal(error, ""))
         raise
+    progress: dict[str, Any] = {}
     for item in seen:
-        tell_seen(item)
+        frame = _measured(item) if item.running and item.record else None
+        tell_seen(item, progress_lines(frame, WIDTH, "progress") if frame else [])
+        if frame and item.record:
+            progress[item.record["run"]["id"]] = frame
     if not seen:
         click.echo(f"nothing is running here ({folder})", err=True)
     if as_json and run and seen[0].record:
         print_document(seen[0].record)
     elif as_json:
-        click.echo(dumps({"runs": [printable(item.record) for item in seen if item.record]}))
+        click.echo(dumps({"runs": [printable(item.record) for item in seen if item.record], "progress": progress}))
 
 
-def tell_seen(seen: Seen) -> None:
+def _measured(seen: Seen) -> Frame:
+    """How far a living run has come, asked of its database."""
+    from runbook.watch.frame import Watch
+
+    watch = Watch(seen.folder, {}, None, 2.0)
+    watch.measure()
+    return watch.frame()
+
+
+def tell_seen(seen: Seen, progress: list[Line]) -> None:
     """One run, in a few lines."""
     record = seen.record
     if record is None:
@@ -56,14 +73,17 @@ def tell_seen(seen: Seen) -> None:
     click.echo(f"{state:<9} {visible(run['title'])}   run {run['id']}", err=True)
     for line in _facts(seen, run):
         click.echo(f"    {visible(line)}", err=True)
+    for text in plain(progress).splitlines():
+        click.echo(f"    {text}", err=True)
+    if seen.running:
+        click.echo(f"    watch it: runbook watch {run['id']}", err=True)
 
 
 def _facts(seen: Seen, run: Any) -> list[str]:
     lines = [f"pid {run.get('pid')} on {run.get('host')}, operator {run['operator']}, since {run['started_at'][:19]}Z"]
     if seen.running:
         lines[0] += f" ({duration_text(seen.elapsed)})"
-        lines += [f"stage: {seen.doing}", *seen.so_far, f"watch it: runbook watch {run['id']}"]
-        return lines
+        return [*lines, f"stage: {seen.doing}", *seen.so_far]
     if run.get("because") and run["verdict"] != "passed":
         lines.append(f"because: {run['because']}")
     lines += [f"still running: pid {item.pid}: {item.command}" for item in seen.left]

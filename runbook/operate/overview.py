@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runbook.engine.record import Record, under_way
 from runbook.language.problems import RunbookError
-from runbook.language.values import as_text
 from runbook.operate.alive import running
 from runbook.operate.recovery import Way, recover
 from runbook.operate.runs import open_runs, record_of
@@ -70,6 +69,3 @@ def _so_far(record: Record) -> Iterator[str]:
     steps = [f"{name} {step['verdict']}" for name, step in record["steps"].items() if step["verdict"]]
     if steps:
         yield "steps: " + ", ".join(steps)
-    for name, item in record["expectations"].items():
-        if not item["because"]:
-            yield f"expected: {name} {item['of']} {as_text(item['predicted'])}"

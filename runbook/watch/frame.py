@@ -13,8 +13,8 @@ from typing import Any, TypedDict
 from runbook.engine.record import Event
 from runbook.language.model import Runbook
 from runbook.language.values import loads
-from runbook.watch import progress
 from runbook.operate.alive import running
+from runbook.watch import progress
 from runbook.watch.meter import Measuring, Meter
 from runbook.watch.story import StageDoc, Story, stages
 from runbook.watch.tail import TAIL, JournalTail, last_lines
