@@ -37,7 +37,9 @@ _SHOWN = ("run.opened", "circumstances.noted", "snapshot.measured")
 @click.option("--strict", is_flag=True, help="Warnings decide too.")
 @click.option("--watch", is_flag=True, help="Ask again and again, until Ctrl-C; what changed is marked.")
 @click.option("--interval", default=5.0, show_default=True, metavar="SECONDS", help="Between two rounds of --watch.")
-@click.option("--json", "as_json", is_flag=True, help="Print the record as one JSON document; with --watch a line a round.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the record as one JSON document; with --watch a line a round."
+)
 def command(
     file: str,
     names: tuple[str, ...],

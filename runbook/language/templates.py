@@ -313,9 +313,7 @@ def _misplaced(kind: str, offset: int, template: Template) -> ExpressionProblem:
     return ExpressionProblem(message, hole.start, hint, hole.end - hole.start)
 
 
-def render_sql(
-    sql: SqlTemplate, scope: Scope, index: int = 0, fill: Callable[[Hole], Any] | None = None
-) -> BoundSql:
+def render_sql(sql: SqlTemplate, scope: Scope, index: int = 0, fill: Callable[[Hole], Any] | None = None) -> BoundSql:
     """Statement `index` over `scope`, its values apart from its text; `fill` may say what a hole's value is.
 
     Raises EvaluationError.

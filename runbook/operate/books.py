@@ -29,6 +29,7 @@ from runbook.records.journal import Journal, JournalError, create_journal, read_
 if TYPE_CHECKING:
     from runbook.records.audit import Audit
 
+
 class Clock(NamedTuple):
     """The database's time at the start, and what the monotonic clock said then."""
 

@@ -290,7 +290,9 @@ class _Case:
         url = resolve(only, given, self.folder.parent.parent, stack).urls[name]
         found = describe(url)
         if found != target and not asked:
-            raise _Unreachable(f"it lies in {target}, but connection `{name}` leads to {found}: pass --database {name}=URL")
+            raise _Unreachable(
+                f"it lies in {target}, but connection `{name}` leads to {found}: pass --database {name}=URL"
+            )
         return url
 
 
@@ -315,5 +317,3 @@ def _runbook(record: Record) -> Runbook:
         return load_text(around["text"], Path(around["file"]))
     except InvalidRunbook as error:
         raise _Unreachable(f"its runbook cannot be read again: {error}") from None
-
-

@@ -76,7 +76,9 @@ def copy_databases(
         for name in world.postgres:
             url, reading = world.servers.urls[name], world.servers.reading[name]
             if (url, reading) not in made:
-                context = copied(url, _numbered(run_id, len(made)), read_url=reading, on_plan=lambda plan: tell(plan.text))
+                context = copied(
+                    url, _numbered(run_id, len(made)), read_url=reading, on_plan=lambda plan: tell(plan.text)
+                )
                 made[url, reading] = stack.enter_context(context)
                 for note in made[url, reading].notes:
                     tell(note)
@@ -128,4 +130,6 @@ def require_proof(project: Path, runbook: Runbook, params: Mapping[str, Any]) ->
 def _proves(record: Record, runbook: Runbook, params: Mapping[str, Any]) -> bool:
     run = record["run"]
     same = record["circumstances"].get("versions", {}).get("runbook file") == f"sha256 {runbook.sha256}"
-    return bool(run.get("rehearsal") and run["verdict"] == "passed" and same and record["params"] == to_data(dict(params)))
+    return bool(
+        run.get("rehearsal") and run["verdict"] == "passed" and same and record["params"] == to_data(dict(params))
+    )
