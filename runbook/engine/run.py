@@ -118,6 +118,7 @@ def _audit_started(work: Work, gate: str) -> str:
     row = work.runbook.audit.started
     if row is None or (work.stopping() and not gate):
         return gate
+    work.ports.settle()  # a server that restarted meanwhile is waited for; what stays away is told by the row itself
     try:
         value = work.ports.audit_started(row, work.with_nulls() if gate else work.scope)
     except UNMEASURABLE as error:
@@ -140,6 +141,7 @@ def _steps(work: Work) -> None:
         trouble = work.ports.settle()
         if trouble:
             work.lost_footing(trouble)
+            work.halted = True
             break
         if resumed is not None and step.name in resumed.done:
             pass_over(work, step, resumed.run_id, resumed.done[step.name])
@@ -197,11 +199,14 @@ def _aftermath(work: Work) -> None:
 
 
 def _conclude(work: Work, gate: str) -> RunVerdict:
+    found = verdicts(work.tallies, work.inputs.strict) | ({"unknown"} if work.unmeasured_states else set())
+    if work.halted:
+        found -= {"refuted"}  # the steps that were never started had no chance to make it true
     return conclude(
         cancelled=work.stopping() and not work.forsaken,
         stopped_at_gate="" if work.started else gate,
         failed=work.failed,
-        found=verdicts(work.tallies, work.inputs.strict) | ({"unknown"} if work.unmeasured_states else set()),
+        found=found,
     )
 
 

@@ -39,6 +39,7 @@ class Work:
     unmeasured_states: bool = False
     failed: bool = False
     started: bool = False
+    halted: bool = False
     acted: bool = False
     row_started: bool = False
     cancelled_because: str | None = None

@@ -38,9 +38,12 @@ class OutputLog:
         self._show(stream, data)
 
     def _write(self, data: bytes) -> None:
+        rest = data[: MAX_LOG - self._size]
         try:
-            os.write(self._descriptor, data[: MAX_LOG - self._size])
-            self._size += len(data)
+            while rest:  # a disk that is nearly full takes a part
+                written = os.write(self._descriptor, rest)
+                self._size += written
+                rest = rest[written:]
             if self._size >= MAX_LOG:
                 self._stop(f"{MAX_LOG} bytes are the limit")
                 os.write(self._descriptor, f"\n… (the rest is not kept: {MAX_LOG} bytes are the limit)\n".encode())

@@ -247,7 +247,7 @@ class _Case:
         from runbook.language.templates import render_sql
 
         for line in reversed(self.lines):
-            if line.event.kind == "audit.due":
+            if line.event.kind == "audit.due" and self._as_finished():
                 due = line.event.data
                 return [Dumped(**row) for row in due["statements"]], due["trouble"]
         row = runbook.audit.finished
@@ -259,6 +259,11 @@ class _Case:
             return [dumped(item.query, bound(item.values)) for item in rendered], ""
         except (EvaluationError, ServerError) as error:
             return [], f"audit.finished: {error}"
+
+    def _as_finished(self) -> bool:
+        """Whether the verdict is still the one with which the run finished: passed becomes errored without its audit."""
+        finished = [line.event.data["verdict"] for line in self.lines if line.event.kind == "run.finished"]
+        return finished == [self.record["run"]["verdict"]]
 
     def write_report(self) -> str:
         """The run log, where there is none yet; why it cannot be written, or nothing."""
