@@ -769,18 +769,26 @@ def test_passwords_are_used_and_never_shown(
         assert leftovers(url, "nobody") == []
 
 
+def _pouring(pid: int) -> list[tuple[str, dict[str, str]]]:
+    """Command line and environment of the two programs that pour, once both are what they are to be."""
+    found = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.Error):
+            if "pg_" in child.name():
+                found.append((" ".join(child.cmdline()), child.environ()))
+    return found if len(found) == 2 else []
+
+
 def test_a_password_is_not_among_the_arguments_of_the_programs(guarded: Guarded) -> None:
     url = f"postgresql://keyed:{ENCODED}@/locked?host={guarded.host}"
     ask(make_conninfo(guarded.root, dbname="locked"), "CREATE TABLE IF NOT EXISTS slow ()")
     run_id = new_id()
     with held(make_conninfo(guarded.root, dbname="locked"), "LOCK TABLE slow"), maker(url, run_id) as process:
-        until(lambda: len(psutil.Process(process.pid).children()) == 2)
-        for program in psutil.Process(process.pid).children():
-            until(lambda program=program: "pg_" in program.name())  # type: ignore[misc]
-            shown = " ".join(program.cmdline())
+        until(lambda: bool(_pouring(process.pid)))
+        for shown, around in _pouring(process.pid):
             assert "locked" in shown or run_id in shown
             assert "p@ss" not in shown and "p%40ss" not in shown
-            assert program.environ()["PGPASSWORD"] == PASSWORD
+            assert around["PGPASSWORD"] == PASSWORD
         process.send_signal(signal.SIGINT)
         process.wait(SOON)
 
