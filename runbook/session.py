@@ -12,24 +12,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from runbook.engine.judge import EXIT_CODES
 from runbook.engine.ports import Inputs, Ports, Prepared, Resumed
 from runbook.engine.record import Event, Record
 from runbook.engine.run import run as run_engine
 from runbook.language.expressions import Scope
 from runbook.language.load import Marks, bind_params
 from runbook.language.model import Runbook, Step
+from runbook.language.problems import RunbookError
 from runbook.operate.books import Books, Clock
 from runbook.operate.cancel import Cancellation, signals
 from runbook.operate.circumstances import git_state, host
 from runbook.operate.circumstances import operator as system_operator
 from runbook.operate.file_lock import FileLock
 from runbook.operate.guardian import Guardian
-from runbook.operate.lock import Holder, Locked, patiently
+from runbook.operate.lock import Holder, Locked, StoppedWaiting, patiently
 from runbook.operate.naming import Naming
 from runbook.operate.opening import opening
 from runbook.operate.predecessors import close_predecessors
 from runbook.operate.recovery import Way
 from runbook.operate.rehearsal import copy_databases, keep_proof, rehearsal_begun, stand_ins
+from runbook.operate.resume import claim
 from runbook.operate.runs import mark_closed, record_of
 from runbook.operate.servers import CannotStart, NoConsent, project_folder
 from runbook.operate.world import World
@@ -90,10 +93,15 @@ def execute(
     cancellation = cancellation or Cancellation()
     with ExitStack() as stack, signals(cancellation):
         session = _Session(runbook, values, options, cancellation, stack, on_event)
-        if options.rehearse:
-            session.copy_databases()
-        session.take_lock(consent, on_wait or (lambda locked: None))
-        session.open_books(on_output)
+        try:
+            session.ask_consent(consent)
+            if options.rehearse:
+                session.copy_databases()
+            session.take_lock(on_wait or (lambda locked: None))
+            session.open_books(on_output)
+        except RunbookError as error:
+            session.abandon(error)
+            raise
         return session.run()
 
 
@@ -161,14 +169,31 @@ class _Session:
         self.world.servers.notes.append(f"rehearsal: {text}")
         self.books.emit("copy.planned", {"text": text})
 
-    def take_lock(self, consent: Callable[[str], bool] | None, on_wait: Callable[[Locked], None]) -> None:
-        """Asks for consent where a connection is protected, then locks and starts the clock."""
-        self.consent = consent
-        self._ask_consent(consent)
+    def abandon(self, error: RunbookError) -> None:
+        """A rehearsal that was journaled and could not begin: its copies go, and its journal says why."""
+        if not self.options.rehearse or self.books.record["run"]["verdict"] or not self.books.begun:
+            return
+        self.copies.close()
+        verdict = "cancelled" if isinstance(error, StoppedWaiting) else "errored"
+        ended = {
+            "verdict": verdict,
+            "exit_code": EXIT_CODES[verdict],
+            "finished_at": self.books.clock.now(),
+            "duration": 0,
+        }
+        self.books.emit("copies.dropped", {"copies": {}})
+        self.books.emit("run.finished", {**ended, "because": str(error)})
+        self.books.emit("audit.closed", {"status": "disabled", "head": "", "because": ""})
+        mark_closed(self.folder)
+
+    def take_lock(self, on_wait: Callable[[Locked], None]) -> None:
+        """Locks and starts the clock."""
         take = self._lock_by_server() if self.runbook.audit.connection else self._lock_by_file()
         self.lock, self.clock = patiently(take, self.cancellation, on_wait if self.options.wait else None)
 
-    def _ask_consent(self, consent: Callable[[str], bool] | None) -> None:
+    def ask_consent(self, consent: Callable[[str], bool] | None) -> None:
+        """Asks where a connection is protected. Raises NoConsent."""
+        self.consent = consent
         targets = self.world.targets()
         for name, item in self.runbook.connections.items():
             if item.protected and not (consent and consent(f"connection {name} ({targets[name]}) is protected: run?")):
@@ -253,7 +278,8 @@ class _Session:
         earlier = self.books.unclosed()
         if self.earlier is not None and self.earlier.is_file():
             earlier = record_of(self.earlier.parent)
-        return close_predecessors(self.project, self.key, way, earlier)
+        resumed = self.options.resumed.run_id if self.options.resumed else ""
+        return close_predecessors(self.project, self.key, way, earlier, resumed)
 
     def _choose_names(self) -> None:
         moment = self.clock.started_at
@@ -312,8 +338,19 @@ class _Session:
             cancelled=self.cancellation.reason,
             heed=self.cancellation.heed,
             forsaken=lambda: self.cancellation.lost,
-            consent=lambda question: self.consent is not None and self.consent(question),
+            go_on=self._go_on,
         )
+
+    def _go_on(self, question: str) -> str:
+        """Whether a person agrees to go on with an earlier run, and nobody else has done so; why not, or nothing."""
+        assert self.options.resumed is not None
+        if self.consent is None or not self.consent(question):
+            return "nobody agreed to go on with the run"
+        try:
+            claim(self.project / "runs" / self.options.resumed.run_id, self.id)
+        except RunbookError as error:
+            return str(error)
+        return ""
 
     def _prepare(self, step: Step, scope: Scope, timeout: float) -> Prepared:
         if self.git is not None:
@@ -351,7 +388,9 @@ class _Session:
     def _write_report(self) -> None:
         """Renders the run log from the journal on disk."""
         try:
-            path = write_report(self.report, self.books.read_back())
+            path, trouble = write_report(self.report, self.books.read_back())
+            if trouble:
+                self.books.emit("report.failed", {"because": trouble})
         except ReportError as error:
             self.books.emit("report.failed", {"because": f"the run log was not written: {error}"})
             return

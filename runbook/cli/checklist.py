@@ -22,7 +22,8 @@ def checklist(record: Record, style: Style, changed: set[str]) -> list[str]:
         return ["no checks"]
     limit = max((shutil.get_terminal_size((120, 24)).columns - 34) // 2, 20)
     widths = [_width([HEAD[i], *(cells[i] for _, _, cells in rows)], min(limit, WIDEST)) for i in range(len(HEAD))]
-    lines = ["  ".join(title.ljust(width) for title, width in zip(HEAD, widths, strict=True)).rstrip()]
+    titles = [f" {HEAD[0]}", *HEAD[1:]]
+    lines = ["  ".join(title.ljust(width) for title, width in zip(titles, widths, strict=True)).rstrip()]
     for _, check, cells in rows:
         text = [_cut(cell, width).ljust(width) for cell, width in zip(cells, widths, strict=True)]
         text[1] = style(text[1], _kind(check))
@@ -39,7 +40,7 @@ def _cells(name: str, check: CheckDoc, changed: bool) -> tuple[str, ...]:
     expect = check.get("expect")
     wanted = "" if expect is None else "; ".join(map(as_text, expect)) if isinstance(expect, list) else as_text(expect)
     took = duration_text(float(check.get("duration") or 0))
-    return (f"{'*' if changed else ' '}{name}", _kind(check), visible(value), visible(wanted), took)
+    return (f"{'*' if changed else ' '}{name}", _shown(check), visible(value), visible(wanted), took)
 
 
 def _kind(check: CheckDoc) -> str:
@@ -47,6 +48,11 @@ def _kind(check: CheckDoc) -> str:
     if verdict == "passed" and check.get("expect") is None:
         return "measured"
     return "warning" if check["severity"] == "warn" and verdict in ("refuted", "unknown") else verdict
+
+
+def _shown(check: CheckDoc) -> str:
+    kind = _kind(check)
+    return f"{kind}: {check['verdict']}" if kind == "warning" else kind
 
 
 def _below(check: CheckDoc) -> Iterator[str]:

@@ -29,7 +29,7 @@ def runbook_file(name: str) -> str:
             with suppress(OSError, ValueError):
                 if path.exists() and not path.is_dir():
                     return str(path)
-    known = sorted(path.stem for path in Path("runbooks").glob("*.y*ml"))
+    known = sorted(path.stem for path in Path("runbooks").glob("*.y*ml") if not path.stem.endswith(".cases"))
     raise InvalidRunbook(
         [
             Problem(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -69,7 +70,7 @@ def command(run: str | None, grace: float, keep: bool, databases: tuple[str, ...
             open_still = True
             continue
         if found is None:
-            click.echo(f"run {folder.name} is running: `runbook stop {folder.name}` ends it", err=True)
+            open_still = _tell_unrecovered(folder) or open_still
             continue
         tell_recovered(found)
         open_still = open_still or bool(found.left or found.trouble)
@@ -79,6 +80,20 @@ def command(run: str | None, grace: float, keep: bool, databases: tuple[str, ...
     if as_json:
         click.echo(dumps({"runs": documents}))
     sys.exit(ERRORED if open_still else 0)
+
+
+def _tell_unrecovered(folder: Path) -> bool:
+    """Why nothing was done about a run; whether it is left open."""
+    from runbook.operate.alive import runner_lives, running
+    from runbook.operate.runs import record_of
+
+    if not running(folder):
+        click.echo(f"run {folder.name} never began", err=True)
+        return False
+    lives = runner_lives(record_of(folder)["run"])
+    cure = f"is running: `runbook stop {folder.name}` ends it" if lives else "is being closed by another command"
+    click.echo(f"run {folder.name} {cure}", err=True)
+    return not lives
 
 
 def tell_recovered(found: Recovered) -> None:

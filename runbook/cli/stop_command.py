@@ -29,7 +29,7 @@ def command(run: str, patience: float, kill: bool, databases: tuple[str, ...], a
     from runbook.operate.predecessors import GRACE
     from runbook.operate.recovery import recover
     from runbook.operate.runs import find_run, record_of
-    from runbook.operate.stop import stop
+    from runbook.operate.stop import CannotStop, stop
 
     try:
         folder = find_run(run)
@@ -38,6 +38,10 @@ def command(run: str, patience: float, kill: bool, databases: tuple[str, ...], a
             stop(folder, patience=patience, kill=kill, waiting=lambda: click.echo("waiting for its end…", err=True))
         found = recover(folder, way_to(databases), lambda record: GRACE)
         record = found.record if found else record_of(folder)
+        if not record["run"]["verdict"]:
+            raise CannotStop(
+                f"run {folder.name} has not begun, or another command is closing it: look with `runbook status`"
+            )
     except RunbookError as error:
         if as_json:
             print_document(refusal(error, ""))
@@ -45,7 +49,7 @@ def command(run: str, patience: float, kill: bool, databases: tuple[str, ...], a
     if found and (found.record["run"]["verdict"] == "lost" or found.left or found.trouble):
         tell_recovered(found)
     verdict = record["run"]["verdict"]
-    said = f"stopped: {verdict}" if alive else f"it was not running: {verdict}"
+    said = f"stopped: {verdict}" if alive else f"was not running: {verdict}"
     log = f"   run log: {record['report']}" if record["report"] else ""
     click.echo(f"run {record['run']['id']} ({visible(record['run']['runbook'])}) {said}{log}", err=True)
     if as_json:

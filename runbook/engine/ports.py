@@ -101,8 +101,8 @@ class Ports(NamedTuple):
     """The world. `emit` comes first: an event is recorded before the effect that it announces.
 
     `cancelled` gives the reason for which the end is asked for; after `heed` only what is asked anew counts. `forsaken`
-    says for what reason the run may touch nothing any more (its lock is another's now), or nothing. `consent` asks a
-    person whether to go on.
+    says for what reason the run may touch nothing any more (its lock is another's now), or nothing. `go_on` asks a
+    person whether to go on with an earlier run, and says why not, or nothing.
     """
 
     emit: Callable[[str, dict[str, Any]], None]
@@ -117,7 +117,7 @@ class Ports(NamedTuple):
     cancelled: Callable[[], str | None]
     heed: Callable[[], None]
     forsaken: Callable[[], str]
-    consent: Callable[[str], bool]
+    go_on: Callable[[str], str]
 
 
 class Resumed(NamedTuple):

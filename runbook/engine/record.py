@@ -45,6 +45,7 @@ class RunDoc(TypedDict, total=False):
     epoch: int | None
     report_path: str
     left: list[dict[str, Any]]
+    successor: str
 
 
 class CheckDoc(TypedDict, total=False):
@@ -314,6 +315,10 @@ def _lost(record: Record, data: Data) -> None:
         begun["because"] = "its outcome is not known: the runner died while it ran"
 
 
+def _succeeded(record: Record, data: Data) -> None:
+    record["run"]["successor"] = data["by"]
+
+
 def _remains(record: Record, data: Data) -> None:
     record["run"]["left"] = data["left"]
 
@@ -379,6 +384,7 @@ _APPLY: dict[str, Callable[[Record, Data], None]] = {
     "step.judged": _step_judged,
     "run.finished": _finished,
     "run.lost": _lost,
+    "run.succeeded": _succeeded,
     "remains.ended": _remains,
     "audit.closed": _audit_closed,
     "circumstances.noted": _circumstances,

@@ -24,10 +24,19 @@ def resumed_from(record: Record, runbook: Runbook, forced: str = "") -> Resumed:
     earlier = {name: _unkept(name) for name in record["resumed"].get("done", [])}
     own = [item.name for item in runbook.steps]
     done = {**earlier, **{name: scope[name] for name in passed if name in own}}
-    again = tuple(name for name in begun if name not in done and name in own)
+    waiting = [*record["resumed"].get("again", []), *begun]
+    again = tuple(name for name in dict.fromkeys(waiting) if name not in done and name in own)
     known = bool(done or again)
-    before, predictions = (record["before"], record["expectations"]) if known else ({}, {})
+    before, predictions = (record["before"], _registered(record)) if known else ({}, {})
     return Resumed(record["run"]["id"], before, predictions, done, again, forced)
+
+
+def _registered(record: Record) -> dict[str, Any]:
+    """The predictions as they were made; why one was not met is no reason that it could not be made."""
+    return {
+        name: {**item, "because": "" if item["predicted"] is not None else item["because"]}
+        for name, item in record["expectations"].items()
+    }
 
 
 def scope_of(record: Record, runbook: Runbook) -> dict[str, Any]:

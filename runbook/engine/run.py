@@ -75,8 +75,9 @@ def _consent(work: Work, gate: str) -> str:
     if gate or resumed is None:
         return gate
     again = f"run again: {', '.join(resumed.again)}" if resumed.again else "no step that had begun is run again"
-    if not work.ports.consent(f"go on with run {resumed.run_id} ({again})?"):
-        work.cancelled_because = "nobody agreed to go on with the run"
+    refused = work.ports.go_on(f"go on with run {resumed.run_id} ({again})?")
+    if refused:
+        work.cancelled_because = refused
         work.ports.emit("run.cancelled", {"because": work.cancelled_because})
     return gate
 

@@ -85,6 +85,11 @@ class Books:
         return []
 
     @property
+    def begun(self) -> bool:
+        """Whether there is a journal."""
+        return self._journal is not None
+
+    @property
     def journal(self) -> Journal:
         assert self._journal is not None
         return self._journal
@@ -125,6 +130,8 @@ class Books:
     def emit(self, kind: str, data: dict[str, Any]) -> None:
         """One event: masked, journaled, then told to whoever else wants to know. Raises JournalError."""
         clean = self._world.masks.data(to_data(data))
+        if "text" in data.get("circumstances", {}):  # a password such as `postgres` is a word of many a runbook
+            clean["circumstances"]["text"] = self._world.readable(data["circumstances"]["text"])
         failpoint(f"before-{kind}")
         line = self.journal.append(self.clock.now().isoformat(timespec="milliseconds"), kind, clean)
         apply(self.record, line.event)

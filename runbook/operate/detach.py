@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from runbook.engine.record import Event
@@ -63,10 +64,12 @@ def _announcer(tell: int) -> Callable[[Event], None]:
             folder = Path(event.data["journal"]).parent
         elif event.kind == "stage.entered" and tell >= 0 and folder is not None:
             for stream in (sys.stdout, sys.stderr):
-                stream.flush()
+                with suppress(OSError, ValueError):
+                    stream.flush()
             _redirect(os.devnull, os.O_WRONLY, 1)
             _redirect(str(folder / "runner.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 2)
-            os.write(tell, READY + os.fsencode(folder) + b"\n")
+            with suppress(OSError):  # whoever started it may be gone; the run goes on
+                os.write(tell, READY + os.fsencode(folder) + b"\n")
             os.close(tell)
             tell = -1
 

@@ -50,7 +50,7 @@ class Glance:
             cancelled=cancellation.reason,
             heed=cancellation.heed,
             forsaken=str,
-            consent=_never,
+            go_on=_never,
         )
 
 

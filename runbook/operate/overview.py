@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runbook.engine.record import Record, under_way
 from runbook.language.problems import RunbookError
-from runbook.operate.alive import running
+from runbook.operate.alive import runner_lives, running
 from runbook.operate.recovery import Way, recover
 from runbook.operate.runs import open_runs, record_of
 
@@ -46,6 +46,8 @@ def _look(folder: Path, way: Way) -> Seen:
         record = record_of(folder)
     except RunbookError as error:
         return Seen(folder, None, trouble=str(error))
+    if running(folder) and not runner_lives(record["run"]):
+        return Seen(folder, None, trouble="its runner died; another command is closing it")
     if not record["run"]["id"]:
         return Seen(folder, None, trouble="is about to begin, or never began")
     began = datetime.fromisoformat(record["run"]["started_at"] or "")

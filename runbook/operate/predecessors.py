@@ -15,12 +15,17 @@ from runbook.operate.servers import CannotStart
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL for what a lost run left running
 
 
-def close_predecessors(project: Path, lock: str, way: Way, earlier: Record | None) -> list[str]:
+def close_predecessors(project: Path, lock: str, way: Way, earlier: Record | None, resumed: str = "") -> list[str]:
     """Closes the books of runs that are over but open; what a person should know of it.
 
     `earlier` is the record, as far as it is known, of the run that had this lock before and was never closed. What still
-    runs of a lost run with the same lock is ended, since its successor would meet it. Raises CannotStart if it cannot be.
+    runs of a lost run with the same lock, or of the one that is `resumed`, is ended, since its successor would meet it.
+    Raises CannotStart if it cannot be.
     """
+
+    def meets(record: Record) -> bool:
+        return record["run"].get("lock") == lock or record["run"]["id"] == resumed
+
     notes = []
     folders = open_runs(project)
     if earlier is not None:
@@ -35,18 +40,19 @@ def close_predecessors(project: Path, lock: str, way: Way, earlier: Record | Non
             folders.append(folder)
     for folder in folders:
         try:
-            found = recover(folder, way, lambda record: GRACE if record["run"].get("lock") == lock else None)
+            found = recover(folder, way, lambda record: GRACE if meets(record) else None)
         except RunbookError as error:
             notes.append(f"run {folder.name} is not closed: {error}")
             continue
         if found is not None:
-            _refuse_company(found, lock)
+            if meets(found.record):
+                _refuse_company(found)
             notes += told(found)
     return notes
 
 
-def _refuse_company(found: Recovered, lock: str) -> None:
-    if found.left and found.record["run"].get("lock") == lock:
+def _refuse_company(found: Recovered) -> None:
+    if found.left:
         pids = ", ".join(str(item.pid) for item in found.left)
         raise CannotStart(
             f"run {found.record['run']['id']} was lost and its step still runs (pid {pids}); it could not be ended: end it, "

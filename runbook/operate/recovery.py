@@ -15,12 +15,12 @@ from runbook.language.load import load_text
 from runbook.language.model import Runbook
 from runbook.language.problems import RunbookError
 from runbook.language.values import to_data
-from runbook.operate.alive import boot_id
-from runbook.operate.circumstances import host
+from runbook.operate.alive import boot_id, here
 from runbook.operate.failpoints import failpoint
-from runbook.operate.runs import mark_closed
+from runbook.operate.runs import mark_closed, marked_at
 from runbook.operate.servers import EMBEDDED, CannotStart, resolve
 from runbook.records.journal import Journal, JournalError, Line, read_journal, reopen_journal
+from runbook.records.masks import Masks
 from runbook.records.report import ReportError, write_report
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ def recover(folder: Path, way: Way, grace: Callable[[Record], float | None]) -> 
     Processes that still run of its step are ended within so many seconds as `grace` gives, or left where it gives None.
     None where the runner lives, or the run never began. Raises JournalError where its journal cannot be trusted or written.
     """
+    if not (folder / "journal.jsonl").exists():
+        _forget(folder)
+        return None
     journal = reopen_journal(folder)
     if journal is None:
         return None
@@ -80,7 +83,7 @@ def recover(folder: Path, way: Way, grace: Callable[[Record], float | None]) -> 
 
 
 def _forget(folder: Path) -> None:
-    if time.time() - folder.stat().st_mtime > NEWBORN:
+    if time.time() - marked_at(folder) > NEWBORN:
         mark_closed(folder)
 
 
@@ -93,6 +96,7 @@ class _Case:
         self.record = empty_record()
         self.left: Sequence[Remnant] = ()
         self.elsewhere = False
+        self._grace: float | None = None
         try:
             for line in self.lines:
                 apply(self.record, line.event)
@@ -116,9 +120,9 @@ class _Case:
         step = under_way(self.record)
         if not lost and not run.get("left"):
             return
+        self._grace = grace = patience(self.record)
         found = self._remains(step)
         ended: list[int] = []
-        grace = patience(self.record)
         if found and grace is not None:
             from runbook.system.remains import end_remains
 
@@ -135,13 +139,17 @@ class _Case:
 
     def _remains(self, step: str) -> Sequence[Remnant]:
         run = self.record["run"]
-        if not step or run.get("host") != host():
+        if not here(run):
             return ()
         from runbook.system.remains import find_remains
 
-        tries: Any = self.record["steps"][step]["tries"] if run.get("boot_id") == boot_id() else []
+        tries: Any = self.record["steps"][step]["tries"] if step and run.get("boot_id") == boot_id() else []
         roots = [(item["pid"], float(item["started"])) for item in tries if item.get("started") is not None]
-        return find_remains(run["id"], roots, step)
+        found = find_remains(run["id"], roots)
+        known = {pid for pid, _ in roots}
+        # What another step left on purpose is its own; a probe's process names no step. An argument may be a secret.
+        ours = [item for item in found if item.step in (step, "") or item.pid in known]
+        return [item._replace(command=Path(item.command.split(" ")[0]).name) for item in ours]
 
     def _last_sign(self) -> dict[str, Any]:
         """The last moment at which the run is known to have lived: its last event, or what its step printed last."""
@@ -209,23 +217,27 @@ class _Case:
 
     def _import(self, way: Way, stack: ExitStack) -> None:
         from runbook.database.connect import ServerError, connect
-        from runbook.records.imports import import_run
+        from runbook.records.imports import end_sessions, import_run
 
         runbook = _runbook(self.record)
         name = runbook.audit.connection
         url = self._url(runbook, name, self._audit_target(), way, stack)
         connection = connect(url, "runbook recover", connect_timeout=PATIENCE)
         stack.callback(connection.close)
+        if self._grace is not None:
+            end_sessions(connection, f"runbook {self.record['run']['id']}", self._grace)
         rows, because = self._due(runbook)
         lines = self._closed_lines()
         record = self.record if not because else _without_rows(self.record)
         try:
-            head = import_run(connection, record, lines, rows)
+            head, there = import_run(connection, record, lines, rows)
         except ServerError as error:
             if error.lost or not rows:
                 raise
             because = f"audit.finished: {error}"
-            head = import_run(connection, _without_rows(self.record), lines, [])
+            head, there = import_run(connection, _without_rows(self.record), lines, [])
+        if there:
+            because = ""  # the run's own closing arrived, its rows with it
         self.emit("audit.closed", {"status": "failed" if because else "confirmed", "head": head, "because": because})
 
     def _audit_target(self) -> str:
@@ -271,7 +283,9 @@ class _Case:
         if self.record["report"] or not place:
             return ""
         try:
-            path = write_report(Path(place), self.record)
+            path, trouble = write_report(Path(place), self.record)
+            if trouble:
+                self.emit("report.failed", {"because": trouble})
         except ReportError as error:
             return f"the run log is not written: {error}"
         self.emit("report.written", {"path": str(path)})
@@ -279,7 +293,7 @@ class _Case:
 
     def _url(self, runbook: Runbook, name: str, target: str, way: Way, stack: ExitStack) -> str:
         """The URL that connection `name` had in the run, where it led to `target`. Raises CannotStart or _Unreachable."""
-        from runbook.database.connect import describe
+        from runbook.database.connect import describe, passwords
 
         if target in way.known:
             return way.known[target]
@@ -294,7 +308,8 @@ class _Case:
         only = runbook._replace(connections={name: runbook.connections[name]})
         url = resolve(only, given, self.folder.parent.parent, stack).urls[name]
         found = describe(url)
-        if found != target and not asked:
+        same = target in (found, Masks(passwords(url)).text(found))
+        if not same and not (asked and target.split(" on ")[0] == found.split(" on ")[0]):
             raise _Unreachable(
                 f"it lies in {target}, but connection `{name}` leads to {found}: pass --database {name}=URL"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from runbook.language.problems import InvalidRunbook, Problem
 from runbook.language.values import dumps, to_data
 from runbook.operate.alive import running
 from runbook.operate.lock import Holder, Locked
+from runbook.operate.runs import record_of
+from runbook.operate.servers import CannotStart
+from runbook.records.journal import reopen_journal
 
 UNFINISHED = ("lost", "cancelled", "errored", "failed", None)
 
@@ -29,6 +33,14 @@ def resume(folder: Path, record: Record, runbook: Runbook, params: Mapping[str, 
     if running(folder):
         known = Holder(run["id"], run.get("host", ""), run.get("pid"), run["operator"] or "", run["started_at"] or "")
         raise Locked(run.get("lock", ""), known)
+    if record["rehearsal"] or run.get("rehearsal"):
+        raise _refused(runbook, f"run {run['id']} was a rehearsal: what it did is gone with its copies", "run it anew")
+    if "versions" not in record["circumstances"]:
+        raise _refused(runbook, "it had not begun when its runner died", "run it anew, without --resume")
+    if run.get("successor"):
+        raise _refused(
+            runbook, f"run {run['id']} was gone on with by {run['successor']}", f"--resume {run['successor']}"
+        )
     if run["verdict"] not in UNFINISHED:
         raise _refused(runbook, f"run {run['id']} came to its end: {run['verdict']}", "run it anew, without --resume")
     changed = _changes(record, runbook, params)
@@ -39,6 +51,21 @@ def resume(folder: Path, record: Record, runbook: Runbook, params: Mapping[str, 
             "go back to what it was, run it anew, or insist with --force (which is recorded)",
         )
     return resumed_from(record, runbook, "; ".join(changed))
+
+
+def claim(folder: Path, successor: str) -> None:
+    """Writes into the journal of the run in `folder` who goes on with it: nobody else may. Raises CannotStart."""
+    journal = reopen_journal(folder)
+    if journal is None:
+        raise CannotStart(f"run {folder.name} is being looked after by another command: try again")
+    try:
+        taken = record_of(folder)["run"].get("successor")
+        if taken:
+            raise CannotStart(f"run {folder.name} was gone on with by {taken} meanwhile")
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        journal.append(at, "run.succeeded", {"by": successor})
+    finally:
+        journal.close()
 
 
 def _changes(record: Record, runbook: Runbook, params: Mapping[str, Any]) -> list[str]:

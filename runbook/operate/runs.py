@@ -52,6 +52,14 @@ def mark_closed(folder: Path) -> None:
     (folder.parent.parent / "open" / folder.name).unlink(missing_ok=True)
 
 
+def marked_at(folder: Path) -> float:
+    """When the mark was left, in seconds since the epoch; long ago where there is none."""
+    try:
+        return (folder.parent.parent / "open" / folder.name).stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 def open_runs(project: Path) -> list[Path]:
     """The folders of the runs of `project` (its `.runbook`) that are not closed yet, oldest first."""
     try:

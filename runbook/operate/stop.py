@@ -9,8 +9,7 @@ from pathlib import Path
 
 from runbook.engine.record import Record
 from runbook.language.problems import RunbookError
-from runbook.operate.alive import boot_id, running
-from runbook.operate.circumstances import host
+from runbook.operate.alive import boot_id, here, running
 from runbook.operate.runs import record_of
 from runbook.system.tree import send
 
@@ -41,13 +40,16 @@ def stop(folder: Path, *, patience: float, kill: bool, waiting: Callable[[], Non
                     "wait, look with `runbook status`, or kill it with `runbook stop --kill`"
                 )
             send(pid, started, signal.SIGKILL)
-            _ends(folder, patience)
+            if not _ends(folder, patience):
+                raise CannotStop(
+                    f"run {record['run']['id']} (pid {pid}) was killed and has not ended: it hangs in the kernel"
+                )
 
 
 def _runner(record: Record) -> tuple[int, float]:
     """The runner's pid and start time, if they can be trusted. Raises CannotStop."""
     run = record["run"]
-    if run.get("host") != host():
+    if not here(run):
         raise CannotStop(f"run {run['id']} is on {run.get('host')}: run `runbook stop {run['id']}` there")
     pid, started = run.get("pid"), run.get("process_started")
     if not pid or started is None or run.get("boot_id") != boot_id():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,9 @@ from runbook.system.tools import Tools
 if TYPE_CHECKING:
     from runbook.database.connect import Connection
     from runbook.database.guard import Snapshots
+
+
+_PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s@/]+@")
 
 
 class World:
@@ -55,6 +59,10 @@ class World:
     def hide_passwords(self) -> None:
         """Has the passwords in the URLs in force masked, beside the declared secrets."""
         self.masks = Masks([*self.secrets.values(), *self._passwords()])
+
+    def readable(self, text: str) -> str:
+        """A runbook's text without declared secrets and without passwords in URLs, its other words untouched."""
+        return _PASSWORD.sub(r"\1***@", Masks(list(self.secrets.values())).text(text))
 
     def _passwords(self) -> list[str]:
         if not self.postgres:

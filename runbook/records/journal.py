@@ -30,6 +30,7 @@ _DURABLE = frozenset(
         "run.halted",
         "run.finished",
         "run.lost",
+        "run.succeeded",
         "audit.closed",
     )
 )

@@ -19,9 +19,16 @@ class ReportError(RunbookError):
     """The run log cannot be rendered or written."""
 
 
-def write_report(path: Path, record: Record) -> Path:
-    """Writes the run log of `record` at `path`, or beside it with the run's id in its name. Raises ReportError."""
-    text = render(record)
+def write_report(path: Path, record: Record) -> tuple[Path, str]:
+    """Writes the run log of `record` at `path`, or beside it with the run's id in its name. Raises ReportError.
+
+    Where the author's own template fails, the default one serves, and the second of the pair says why.
+    """
+    trouble = ""
+    try:
+        text = render(record)
+    except ReportError as error:
+        text, trouble = run_log(record), f"the run log is the default one: {error}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.parent / f".{path.name}.{secrets.token_hex(4)}"
@@ -30,7 +37,7 @@ def write_report(path: Path, record: Record) -> Path:
             for place in (path, path.with_stem(f"{path.stem}_{record['run']['id']}")):
                 with suppress(FileExistsError):
                     os.link(aside, place, follow_symlinks=False)
-                    return place
+                    return place, trouble
             raise ReportError(f"{path} exists already")
         finally:
             aside.unlink()

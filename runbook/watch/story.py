@@ -113,6 +113,8 @@ def _stage(story: Story, name: str, now: float, run_state: str) -> StageDoc:
     else:
         state = "done" if later or run_state == "ended" else "lost" if gone else "now"
     verdict, note = _summary(story.record, name)
+    if state == "now" and verdict == "passed":  # so far; what goes on has not passed
+        verdict = None
     names = [step for step, facts in story.record["steps"].items() if facts["stage"] == name]
     end = min(later, default=story.closed) if gone else now
     return {

@@ -30,7 +30,7 @@ def test_the_table_says_what_came_and_what_was_expected(
     lines = [line.split() for line in ended.err.splitlines()]
     assert ["check", "verdict", "result", "expected", "took"] in lines
     assert ["few", "passed", "0", "result", "<", "2"] in [line[:6] for line in lines]
-    assert ["many", "warning", "0", "result", ">", "5"] in [line[:6] for line in lines]
+    assert ["many", "warning:", "refuted", "0", "result", ">", "5"] in [line[:7] for line in lines]
     assert ["rows", "measured", "0", "rows"] in [line[:4] for line in lines]
     assert not (tmp_path / ".runbook").exists() and not (tmp_path / "logs").exists()
 

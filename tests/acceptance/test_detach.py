@@ -181,7 +181,7 @@ def test_stop_of_a_lost_run_ends_its_remains(detached: int, database: Database, 
     children = psutil.Process(detached).children(recursive=True)
     os.kill(detached, signal.SIGKILL)
     stopped = program("stop", env={"DATABASE_URL": database.url})
-    assert stopped.code == 0 and "it was not running: lost" in stopped.err
+    assert stopped.code == 0 and "was not running: lost" in stopped.err
     until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
 
 

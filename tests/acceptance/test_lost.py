@@ -274,3 +274,55 @@ def test_a_paused_runner_is_not_lost(begun: Background, database: Database, prog
     os.kill(begun.process.pid, signal.SIGCONT)
     assert begun.end(signal.SIGTERM, timeout=60).code == 130
     until(lambda: "nothing is running here" in program("status").err)
+
+
+def test_a_statement_that_outlives_its_runner_is_ended(
+    database: Database, program: Program, write: Callable[..., Path], start: Callable[..., Background]
+) -> None:
+    database.run("CREATE TABLE items (n integer)")
+    sql = "INSERT INTO items SELECT 1 FROM pg_sleep(300)"
+    write("small.yaml", HEAD + DB + f"steps: {{work: {{sql: {sql}}}}}\n")
+    background = start("exec", "small.yaml", env={"DATABASE_URL": database.url})
+    active = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'INSERT INTO items%' AND state = 'active'"
+    until(lambda: database.value(active))
+    dead(background)
+    assert program("recover", env={"DATABASE_URL": database.url}).code == 0
+    assert database.value(active) == 0
+
+
+def test_secrets_in_a_command_line_are_in_no_record(
+    database: Database, program: Program, write: Callable[..., Path], start: Callable[..., Background]
+) -> None:
+    step = """{shell: 'sh -c "sleep 300; true $TOK" x $TOK', env: {TOK: '{{ secrets.token }}'}}"""
+    body = f"secrets: {{token: {{env: TOK}}}}\nsteps: {{work: {step}}}\n"
+    write("small.yaml", HEAD + DB + body)
+    env = {"DATABASE_URL": database.url, "TOK": "open-sesame-4711"}
+    background = start("exec", "small.yaml", env=env)
+    background.reached("process.started")
+    run_id = dead(background)
+    told = program("recover", "--keep", env=env)
+    texts = [
+        path.read_text() for path in background.folder.rglob("*") if path.is_file() and path.suffix in (".jsonl", ".md")
+    ]
+    assert "still running" in told.err and len(texts) == 2
+    assert not any("open-sesame" in text for text in (told.err, *texts))
+    program("recover", run_id, env=env)
+
+
+def test_a_password_that_is_a_word_of_the_runbook_does_not_keep_the_books_open(
+    database: Database, program: Program, write: Callable[..., Path]
+) -> None:
+    write("small.yaml", HEAD + DB + "steps: {work: {shell: sleep 1}}\n")
+    env = {"DATABASE_URL": database.url.replace("runbook_owner@", "runbook_owner:postgres@")}
+    killed = program("exec", "small.yaml", env={**env, "RUNBOOK_FAILPOINT": "after-step.started:kill"})
+    assert killed.code == -signal.SIGKILL
+    recovered = program("recover", env=env)
+    assert recovered.code == 0, recovered.err
+
+
+def test_a_mark_without_a_journal_is_forgotten(program: Program, tmp_path: Path) -> None:
+    (tmp_path / ".runbook" / "open").mkdir(parents=True)
+    mark = tmp_path / ".runbook" / "open" / "20200101_000000-000-0000"
+    mark.touch()
+    os.utime(mark, (0, 0))
+    assert program("recover").code == 0 and not mark.exists()

@@ -156,3 +156,11 @@ def test_a_rehearsal_that_did_not_pass_proves_nothing(
     write("small.yaml", HEAD + DB + BODY.replace("COUNT", "2"))
     assert program("exec", "small.yaml", "--rehearse", env=env).code == 1
     assert program("exec", "small.yaml", "--require-rehearsal", env=env).code == 3
+
+
+def test_one_that_cannot_begin_is_closed_at_once(program: Program, write: Callable[..., Path]) -> None:
+    write("small.yaml", HEAD + DB + BODY.replace("COUNT", "3"))
+    env = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    assert program("exec", "small.yaml", "--rehearse", env=env).code == 6
+    assert "nothing is running here" in program("status", env=env).err
+    assert "**errored**" in program("show", "last").out

@@ -127,3 +127,28 @@ def test_a_resumed_run_can_be_resumed(
 def test_which_file_must_be_said_without_resume(program: Program) -> None:
     ended = program("exec")
     assert ended.code == 2 and "FILE" in ended.err
+
+
+@pytest.mark.parametrize("command", ["status", "recover"])
+def test_a_run_that_was_closed_as_lost_keeps_its_predictions(
+    command: str, resume: Callable[..., Any], program: Program, database: Database
+) -> None:
+    assert program(command, env={"DATABASE_URL": database.url}).code == 0
+    done = resume("--yes", "--json")
+    assert done.document["expectations"]["items.total"]["predicted"] == 6
+    assert (done.code, done.document["expectations"]["items.total"]["actual"]) == (1, 8)
+
+
+def test_a_run_has_one_successor(resume: Callable[..., Any], tmp_path: Path) -> None:
+    first = resume("--yes", "--json").document["run"]["id"]
+    refused = resume("--yes")
+    assert refused.code == 5 and f"gone on with by {first}" in refused.err
+    assert (tmp_path / "did").read_text().count("second") == 2
+
+
+def test_a_rehearsal_is_not_resumed(database: Database, program: Program, write: Callable[..., Path]) -> None:
+    write("small.yaml", HEAD + DB + "steps: {a: {shell: exit 3}}\n")
+    env = {"DATABASE_URL": database.url}
+    assert program("exec", "small.yaml", "--rehearse", env=env).code == 4
+    refused = program("exec", "--resume", "last", "--yes", env=env)
+    assert refused.code == 5 and "was a rehearsal" in refused.err

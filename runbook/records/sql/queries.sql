@@ -25,6 +25,11 @@ INSERT INTO runbook.events (run_id, epoch, seq, at, kind, line, previous, hash)
 SELECT $1, $2, e.* FROM unnest($3::int[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[]) AS e
 ON CONFLICT (run_id, seq) DO NOTHING
 
+-- name: end_sessions
+SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE (application_name = $1 OR starts_with(application_name, $1 || ' ')) AND pid <> pg_backend_pid()
+    AND datname = current_database()
+
 -- name: event_hashes
 SELECT seq, hash FROM runbook.events WHERE run_id = $1
 
