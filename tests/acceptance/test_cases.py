@@ -304,6 +304,7 @@ def test_who_stops_it_stops_every_run_and_leaves_no_copy(
     assert sleepers(seconds) == [] and database.rows(COPIES) == []
 
 
+@pytest.mark.slow
 def test_runs_end_when_their_tester_is_killed(
     make: Make, start: Callable[..., Background], database: Database, own_temporary_folder: Path
 ) -> None:
