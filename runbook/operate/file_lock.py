@@ -61,6 +61,7 @@ class FileLock:
         self._path = _place(key, folder)
         self._descriptor = -1
         self._holder = Holder()
+        self._unfinished: Holder | None = None
         self._mutex = threading.RLock()
         self._woken = threading.Event()
 
@@ -72,7 +73,9 @@ class FileLock:
                 while not self._take(os.O_CREAT):
                     pass
                 earlier = _read(self._descriptor)
-                self.note(holder)
+                # Until this run has a journal, the dead one's stays known: this one may be refused, or die, before that.
+                self._unfinished = earlier if earlier and earlier.journal and not holder.journal else None
+                self.note(holder._replace(journal=earlier.journal) if self._unfinished and earlier else holder)
         except OSError as error:
             raise CannotStart(f"the lock file {self._path} cannot be used: {error.strerror}") from None
         return earlier
@@ -151,7 +154,10 @@ class FileLock:
     def release(self) -> None:
         with self._mutex:
             if self._descriptor >= 0:
-                os.ftruncate(self._descriptor, 0)
+                if self._unfinished is not None and self._unfinished.journal == self._holder.journal:
+                    self.note(self._unfinished)
+                else:
+                    os.ftruncate(self._descriptor, 0)
                 os.close(self._descriptor)
                 self._descriptor = -1
 

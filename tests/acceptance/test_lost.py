@@ -326,3 +326,20 @@ def test_a_mark_without_a_journal_is_forgotten(program: Program, tmp_path: Path)
     mark.touch()
     os.utime(mark, (0, 0))
     assert program("recover").code == 0 and not mark.exists()
+
+
+def test_who_is_refused_after_it_took_the_lock_leaves_the_lost_to_be_found(
+    program: Program, write: Callable[..., Path], start: Callable[..., Background], tmp_path: Path
+) -> None:
+    write("small.yaml", HEAD + "steps: {work: {shell: sleep 300}}\n")
+    background = start("exec", "small.yaml")
+    background.reached("process.started")
+    run_id = dead(background)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / ".runbook").mkdir(parents=True)
+    (elsewhere / "small.yaml").write_text(HEAD + "steps: {work: {command: ['true']}}\n")
+    (elsewhere / ".runbook" / "open").write_text("in the way of the mark")
+    assert program("exec", "small.yaml", cwd=elsewhere).code == 6
+    (elsewhere / ".runbook" / "open").unlink()
+    ended = program("exec", "small.yaml", cwd=elsewhere)
+    assert ended.code == 0 and f"run {run_id} was lost" in ended.err and not sleepers(run_id)

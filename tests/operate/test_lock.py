@@ -400,6 +400,9 @@ def test_the_note_of_the_dead_is_found(tmp_path: Path) -> None:
     dead.communicate()
     lock = FileLock("k", tmp_path)
     assert lock.acquire(BOB) == Holder("dead", journal="/j")
+    lock.release()  # before it had a journal of its own: it may have been refused because of the dead one's
+    assert lock.acquire(BOB) == Holder("dead", journal="/j")
+    lock.note(BOB._replace(journal="/own"))
     lock.release()
     assert FileLock("k", tmp_path).acquire(BOB) is None
 
