@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,7 +104,20 @@ def clone(template: Embedded, name: str) -> Iterator[Database]:
         try:
             yield Database(_renamed(template.url, str(source), name), _renamed(template.read_url, str(source), name))
         finally:
+            _drop(admin, name)
+
+
+def _drop(admin: psycopg.Connection[Any], name: str) -> None:
+    """FORCE may not end another role's session; one that has just been closed is gone in a moment."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
             admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')  # type: ignore[arg-type]
+            return
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectInUse):
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def _renamed(url: str, old: str, new: str) -> str:
