@@ -15,7 +15,7 @@ from runbook.cli.account import Account
 from runbook.cli.checklist import changes, checklist
 from runbook.cli.documents import print_document, refusal
 from runbook.cli.errors import exit_code, tell
-from runbook.cli.files import database_targets, given_params, load_file, params_options
+from runbook.cli.files import database_option, database_targets, given_params, load_file, params_options
 from runbook.engine.record import Event, Record
 from runbook.language.problems import RunbookError
 
@@ -27,13 +27,7 @@ _SHOWN = ("run.opened", "circumstances.noted", "snapshot.measured")
 @click.argument("file")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @params_options
-@click.option(
-    "--database",
-    "databases",
-    multiple=True,
-    metavar="[NAME=]URL",
-    help="Server to use; `embedded` for the private one.",
-)
+@database_option("Server to use; `embedded` for the private one.")
 @click.option("--strict", is_flag=True, help="Warnings decide too.")
 @click.option("--watch", is_flag=True, help="Ask again and again, until Ctrl-C; what changed is marked.")
 @click.option("--interval", default=5.0, show_default=True, metavar="SECONDS", help="Between two rounds of --watch.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -31,6 +33,17 @@ def refusal(error: RunbookError | click.ClickException, file: str) -> Record:
     if holder is not None:
         record["problems"][0]["holder"] = holder._asdict()
     return record
+
+
+@contextmanager
+def refusing(as_json: bool, file: str = "") -> Iterator[None]:
+    """Has whatever refuses the command stand on stdout as a document too, where `as_json` asks for one."""
+    try:
+        yield
+    except RunbookError as error:
+        if as_json:
+            print_document(refusal(error, file))
+        raise
 
 
 def printable(record: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from runbook.cli.account import Account
 from runbook.cli.ci_output import ci_output
 from runbook.cli.documents import print_document, refusal
 from runbook.cli.errors import exit_code, tell
-from runbook.cli.files import database_targets, given_params, load_file, params_options
+from runbook.cli.files import database_option, database_targets, given_params, load_file, params_options
 from runbook.cli.terminal import can_move
 from runbook.language.problems import RunbookError
 from runbook.records.markdown import visible
@@ -29,13 +29,7 @@ if TYPE_CHECKING:
 @click.command("exec", short_help="Run a runbook.")
 @click.argument("file", required=False)
 @params_options
-@click.option(
-    "--database",
-    "databases",
-    multiple=True,
-    metavar="[NAME=]URL",
-    help="Server to use; `embedded` for the private one.",
-)
+@database_option("Server to use; `embedded` for the private one.")
 @click.option("--operator", metavar="NAME", help="Who runs it. Default: the user of the operating system.")
 @click.option("--note", metavar="TEXT", default="", help="Goes into the run log's Notes.")
 @click.option("--override", "overrides", multiple=True, metavar="CHECK", help="Go past this refuted preflight check.")

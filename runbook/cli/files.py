@@ -51,6 +51,11 @@ def load_file(name: str, *, memory: bool = False, seconds: float = SECONDS, seen
         return load(path, seen)
 
 
+def database_option(text: str) -> Callable[[Command], Command]:
+    """`--database [NAME=]URL`, as often as there are connections; `text` says what the servers are for."""
+    return click.option("--database", "databases", multiple=True, metavar="[NAME=]URL", help=text)
+
+
 def params_options(command: Command) -> Command:
     """`-p NAME=VALUE` and `--params-file`."""
     command = click.option(
@@ -97,9 +102,11 @@ def database_targets(runbook: Runbook, values: tuple[str, ...]) -> dict[str, str
     """What `--database [NAME=]URL` means: a URL without a name is for the connection of audit, lock and clock."""
     found: dict[str, str] = {}
     for value in values:
-        name, equals, url = value.partition("=")
-        named = bool(equals) and "://" not in name and ("://" in url or url == "embedded")
-        if equals and (named or name in runbook.connections):
+        name, url = _named(value)
+        before, equals, _ = value.partition("=")
+        if not name and equals and before in runbook.connections:
+            name, url = before, value[len(before) + 1 :]
+        if name:
             if name not in runbook.connections:
                 raise click.UsageError(
                     f"--database {name}=…: no such connection; {did_you_mean(name, runbook.connections)}"
@@ -110,3 +117,14 @@ def database_targets(runbook: Runbook, values: tuple[str, ...]) -> dict[str, str
         else:
             raise click.UsageError("--database: the runbook declares no postgres connection")
     return found
+
+
+def named_urls(values: tuple[str, ...]) -> dict[str, str]:
+    """What `--database [NAME=]URL` says where no runbook is at hand: URLs by connection, "" for whichever is meant."""
+    return dict(map(_named, values))
+
+
+def _named(value: str) -> tuple[str, str]:
+    name, equals, url = value.partition("=")
+    named = bool(equals) and "://" not in name and ("://" in url or url == "embedded")
+    return (name, url) if named else ("", value)

@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from runbook.cli.documents import print_document, printable, refusal
+from runbook.cli.documents import print_document, printable, refusing
 from runbook.cli.errors import ERRORED
+from runbook.cli.files import database_option, named_urls
 from runbook.language.problems import RunbookError
-from runbook.language.values import dumps
 from runbook.records.markdown import visible
 
 if TYPE_CHECKING:
-    from runbook.operate.recovery import Recovered, Way
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def connections_option(command: Command) -> Command:
-    """`--database [NAME=]URL`, for runs whose servers the environment does not name."""
-    return click.option(
-        "--database", "databases", multiple=True, metavar="[NAME=]URL", help="Where the audit of the run lies."
-    )(command)
-
-
-def way_to(databases: tuple[str, ...]) -> Way:
-    """What `--database [NAME=]URL` says; a URL without a name is for whichever connection has the audit."""
-    from runbook.operate.recovery import Way
-
-    given = {}
-    for text in databases:
-        name, equals, url = text.partition("=")
-        named = bool(equals) and "://" not in name and ("://" in url or url == "embedded")
-        given[name if named else ""] = url if named else text
-    return Way(given)
+    from runbook.operate.recovery import Recovered
 
 
 @click.command("recover", short_help="Close the lost.")
 @click.argument("run", required=False)
 @click.option("--grace", default=10.0, show_default=True, metavar="SECONDS", help="Between SIGTERM and SIGKILL.")
 @click.option("--keep", is_flag=True, help="Leave running what still runs of a lost step.")
-@connections_option
+@database_option("Where the audit of the run lies.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as one JSON document.")
 def command(run: str | None, grace: float, keep: bool, databases: tuple[str, ...], as_json: bool) -> None:
     """Close RUN, or every run of this project that is not closed: conclude `lost` where the runner is dead, end what still
@@ -52,16 +30,12 @@ def command(run: str | None, grace: float, keep: bool, databases: tuple[str, ...
 
     Exit codes: 0 all closed, 6 something stays open (it says why).
     """
-    from runbook.operate.recovery import recover
+    from runbook.operate.recovery import Way, recover
     from runbook.operate.runs import find_run, open_runs, runs_folder
 
-    try:
+    with refusing(as_json):
         folders = [find_run(run)] if run else open_runs(runs_folder().parent)
-    except RunbookError as error:
-        if as_json:
-            print_document(refusal(error, ""))
-        raise
-    way, documents, open_still = way_to(databases), [], False
+    way, documents, open_still = Way(named_urls(databases)), [], False
     for folder in folders:
         try:
             found = recover(folder, way, lambda record: None if keep else grace)
@@ -78,7 +52,7 @@ def command(run: str | None, grace: float, keep: bool, databases: tuple[str, ...
     if not folders:
         click.echo("nothing to recover", err=True)
     if as_json:
-        click.echo(dumps({"runs": documents}))
+        print_document({"runs": documents})
     sys.exit(ERRORED if open_still else 0)
 
 

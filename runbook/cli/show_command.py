@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from runbook.cli.documents import print_document, refusal
-from runbook.language.problems import RunbookError
+from runbook.cli.documents import print_document, refusing
 
 
 @click.command("show", short_help="Show a run.")
@@ -17,15 +16,11 @@ def command(run: str, as_json: bool) -> None:
     from runbook.operate.runs import find_run, record_of
     from runbook.records.report import render
 
-    try:
+    with refusing(as_json):
         folder = find_run(run)
         with bounded(str(folder), memory=True):
             record = record_of(folder)
             text = "" if as_json else render(record)
-    except RunbookError as error:
-        if as_json:
-            print_document(refusal(error, ""))
-        raise
     if as_json:
         print_document(record)
     else:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runbook.cli.dashboard import Line, plain, progress_lines
-from runbook.cli.documents import print_document, printable, refusal
-from runbook.cli.recover_command import connections_option, way_to
-from runbook.language.problems import RunbookError
-from runbook.language.values import dumps, duration_text
+from runbook.cli.documents import print_document, printable, refusing
+from runbook.cli.files import database_option, named_urls
+from runbook.language.values import duration_text
 from runbook.records.markdown import visible
 
 if TYPE_CHECKING:
@@ -23,22 +22,19 @@ WIDTH = 110  # characters of a line of progress
 
 @click.command("status", short_help="What is running here; finds the lost.")
 @click.argument("run", required=False)
-@connections_option
+@database_option("Where the audit of the run lies.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(run: str | None, databases: tuple[str, ...], as_json: bool) -> None:
     """What is running here: verdict so far, progress, pid. A run whose runner is dead is concluded `lost`, and its audit is
     completed where the server can be reached; what still runs of its step is told, and left for `runbook recover` to end.
     """
     from runbook.operate.overview import overview
+    from runbook.operate.recovery import Way
     from runbook.operate.runs import find_run, runs_folder
 
-    try:
+    with refusing(as_json):
         folder = runs_folder()
-        seen = overview(folder.parent, find_run(run) if run else None, way_to(databases))
-    except RunbookError as error:
-        if as_json:
-            print_document(refusal(error, ""))
-        raise
+        seen = overview(folder.parent, find_run(run) if run else None, Way(named_urls(databases)))
     progress: dict[str, Any] = {}
     for item in seen:
         frame = _measured(item) if item.running and item.record else None
@@ -50,7 +46,7 @@ def command(run: str | None, databases: tuple[str, ...], as_json: bool) -> None:
     if as_json and run and seen[0].record:
         print_document(seen[0].record)
     elif as_json:
-        click.echo(dumps({"runs": [printable(item.record) for item in seen if item.record], "progress": progress}))
+        print_document({"runs": [printable(item.record) for item in seen if item.record], "progress": progress})
 
 
 def _measured(seen: Seen) -> Frame:

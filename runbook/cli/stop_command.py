@@ -6,10 +6,10 @@ import sys
 
 import click
 
-from runbook.cli.documents import print_document, refusal
+from runbook.cli.documents import print_document, refusing
 from runbook.cli.errors import ERRORED
-from runbook.cli.recover_command import connections_option, tell_recovered, way_to
-from runbook.language.problems import RunbookError
+from runbook.cli.files import database_option, named_urls
+from runbook.cli.recover_command import tell_recovered
 from runbook.records.markdown import visible
 
 
@@ -17,7 +17,7 @@ from runbook.records.markdown import visible
 @click.argument("run", default="last")
 @click.option("--patience", default=60.0, show_default=True, metavar="SECONDS", help="How long to wait for its end.")
 @click.option("--kill", is_flag=True, help="Kill the runner if it does not end; the run is then lost.")
-@connections_option
+@database_option("Where the audit of the run lies.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as one JSON document.")
 def command(run: str, patience: float, kill: bool, databases: tuple[str, ...], as_json: bool) -> None:
     """End RUN (an id, a unique beginning of one, or `last`).
@@ -27,25 +27,21 @@ def command(run: str, patience: float, kill: bool, databases: tuple[str, ...], a
     """
     from runbook.operate.alive import running
     from runbook.operate.predecessors import GRACE
-    from runbook.operate.recovery import recover
+    from runbook.operate.recovery import Way, recover
     from runbook.operate.runs import find_run, record_of
     from runbook.operate.stop import CannotStop, stop
 
-    try:
+    with refusing(as_json):
         folder = find_run(run)
         alive = running(folder)
         if alive:
             stop(folder, patience=patience, kill=kill, waiting=lambda: click.echo("waiting for its end…", err=True))
-        found = recover(folder, way_to(databases), lambda record: GRACE)
+        found = recover(folder, Way(named_urls(databases)), lambda record: GRACE)
         record = found.record if found else record_of(folder)
         if not record["run"]["verdict"]:
             raise CannotStop(
                 f"run {folder.name} has not begun, or another command is closing it: look with `runbook status`"
             )
-    except RunbookError as error:
-        if as_json:
-            print_document(refusal(error, ""))
-        raise
     if found and (found.record["run"]["verdict"] == "lost" or found.left or found.trouble):
         tell_recovered(found)
     verdict = record["run"]["verdict"]

@@ -16,7 +16,7 @@ import click
 from runbook.cli.account import Account
 from runbook.cli.documents import print_document
 from runbook.cli.errors import ERRORED, INVALID, tell
-from runbook.cli.files import database_targets, load_file, runbook_file
+from runbook.cli.files import database_option, database_targets, load_file, runbook_file
 from runbook.cli.trials import Suites, data, exit_code, invalid, line, story, suites, summary, unfinished
 from runbook.language.cases import is_cases_file, runbook_beside
 from runbook.language.fields import seconds
@@ -34,13 +34,7 @@ _DURATION = re.compile(r"([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+")
 @click.option(
     "-j", "--jobs", type=click.IntRange(1, 64), metavar="N", help="Cases at a time. Default: one per CPU, at most 8."
 )
-@click.option(
-    "--database",
-    "databases",
-    multiple=True,
-    metavar="[NAME=]URL",
-    help="Copy this database for each case. Default: the private PostgreSQL, seeded afresh.",
-)
+@database_option("Copy this database for each case. Default: the private PostgreSQL, seeded afresh.")
 @click.option("--timeout", default="10m", show_default=True, metavar="TIME", help="For each case.")
 @click.option("--keep", is_flag=True, help="Keep the records of every case, not only of those that miss.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="PATH", help="Write a JUnit file: a test case each.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from runbook.cli.errors import INVALID
-from runbook.cli.files import database_targets, load_file, runbook_file
+from runbook.cli.files import database_option, database_targets, load_file, runbook_file
 from runbook.cli.telling import problem_text
 from runbook.language.cases import is_cases_file, load_cases, runbook_beside
 from runbook.language.model import Runbook
@@ -21,9 +21,7 @@ from runbook.operate.limits import SECONDS
 
 @click.command("validate", short_help="Look for problems in runbooks.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option(
-    "--database", "databases", multiple=True, metavar="[NAME=]URL", help="Have this server prepare every statement too."
-)
+@database_option("Have this server prepare every statement too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as one JSON document on stdout.")
 def command(files: tuple[str, ...], databases: tuple[str, ...], as_json: bool) -> None:
     """Look for problems in FILE..., without running anything.

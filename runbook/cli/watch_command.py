@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runbook.cli.dashboard import frame_lines, plain
-from runbook.cli.documents import print_document, refusal
+from runbook.cli.documents import refusing
 from runbook.cli.errors import ERRORED
+from runbook.cli.files import database_option
 from runbook.cli.terminal import can_move
-from runbook.language.problems import RunbookError
 from runbook.language.values import dumps
 
 if TYPE_CHECKING:
@@ -39,21 +39,15 @@ PLAIN_WIDTH = 120  # characters where there is no terminal to measure
     metavar="S",
     help="Seconds between measurements, at least. Default: 2.",
 )
-@click.option(
-    "--database", "databases", multiple=True, metavar="[NAME=]URL", help="Server to measure on, if it is the run's."
-)
+@database_option("Server to measure on, if it is the run's.")
 def command(run: str, once: bool, as_json: bool, interval: float, databases: tuple[str, ...]) -> None:
     """Watch RUN (an id, a unique beginning of one, or `last`): its stages, and how far each expectation has come.
 
     It only reads, and never disturbs the run; Ctrl-C leaves it. Exit codes: the run's own when it is over, 6 where it is
     lost, 0 while it goes on.
     """
-    try:
+    with refusing(as_json):
         watch = _watch(run, databases, interval)
-    except RunbookError as error:
-        if as_json:
-            print_document(refusal(error, ""))
-        raise
     if once:
         watch.measure()
         frame = watch.frame()
