@@ -88,20 +88,11 @@ def _is_xml(path: Path) -> bool:
 
 
 def _write_junit(path: Path, record: Record) -> None:
-    """Aside, then in its place; who may read it is for the umask to say, as other users read what CI keeps."""
+    """Who may read it is for the umask to say, as other users read what CI keeps."""
+    from runbook.records.files import PUBLIC, write_aside
     from runbook.records.junit import junit
 
-    place = Path(os.path.realpath(path))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    aside = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-    try:
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb") as file:
-            file.write(junit(record, relative))
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(place)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_aside(path, [junit(record, relative)], PUBLIC)
 
 
 # --- GitHub ---------------------------------------------------------------------------------------------------------

@@ -137,13 +137,11 @@ def _tried_out(trials: list[Trial], bounds: Bounds, jobs: int | None, account: A
 def _written(path: Path, content: Suites) -> bool:
     """Writes the JUnit file; tells why where that cannot be done."""
     from runbook.cli.ci_output import relative
+    from runbook.records.files import PUBLIC, write_aside
     from runbook.records.junit import junit_of_cases
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        aside.write_bytes(junit_of_cases(content, relative))
-        aside.replace(path)
+        write_aside(path, [junit_of_cases(content, relative)], PUBLIC)
     except OSError as error:
         click.echo(f"error: --junit {path}: {error.strerror}", err=True)
         return False
