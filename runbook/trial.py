@@ -289,7 +289,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _recover(folder: Path, urls: Mapping[str, str]) -> None:
     """Closes a run whose process is gone without an answer, and ends what is left of its step."""
-    from runbook.operate.recovery import Way, recover
+    from runbook.operate.reaching import Way
+    from runbook.operate.recovery import recover
     from runbook.operate.runs import open_runs
 
     for run in open_runs(folder / ".runbook"):

@@ -30,7 +30,8 @@ def command(run: str | None, grace: float, keep: bool, databases: tuple[str, ...
 
     Exit codes: 0 all closed, 6 something stays open (it says why).
     """
-    from runbook.operate.recovery import Way, recover
+    from runbook.operate.reaching import Way
+    from runbook.operate.recovery import recover
     from runbook.operate.runs import find_run, open_runs, runs_folder
 
     with refusing(as_json):

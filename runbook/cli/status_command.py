@@ -29,7 +29,7 @@ def command(run: str | None, databases: tuple[str, ...], as_json: bool) -> None:
     completed where the server can be reached; what still runs of its step is told, and left for `runbook recover` to end.
     """
     from runbook.operate.overview import overview
-    from runbook.operate.recovery import Way
+    from runbook.operate.reaching import Way
     from runbook.operate.runs import find_run, runs_folder
 
     with refusing(as_json):

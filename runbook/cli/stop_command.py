@@ -27,7 +27,8 @@ def command(run: str, patience: float, kill: bool, databases: tuple[str, ...], a
     """
     from runbook.operate.alive import running
     from runbook.operate.predecessors import GRACE
-    from runbook.operate.recovery import Way, recover
+    from runbook.operate.reaching import Way
+    from runbook.operate.recovery import recover
     from runbook.operate.runs import find_run, record_of
     from runbook.operate.stop import CannotStop, stop
 

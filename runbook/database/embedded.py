@@ -97,6 +97,19 @@ def embedded_database(base: Path, name: str, scripts: Sequence[Path], *, fresh: 
                     admin.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
 
 
+@contextmanager
+def kept_databases(base: Path) -> Iterator[list[str]]:
+    """The URLs of all databases that the private server in `base` keeps; it is started if there is one. Raises EmbeddedError."""
+    if not base.is_dir():
+        yield []
+        return
+    with _used_place(base) as place, closing(_running_server(place)) as admin:
+        names = admin.execute(
+            "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY 1"
+        )
+        yield [_url(place, OWNER, str(row[0])) for row in names]
+
+
 def _url(place: Place, role: str, database: str) -> str:
     return f"postgresql://{role}@/{database}?host={place.sockets}&port=5432"
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from runbook.engine.record import Record, under_way
 from runbook.language.problems import RunbookError
 from runbook.operate.alive import runner_lives, running
-from runbook.operate.recovery import Way, recover
+from runbook.operate.reaching import Way
+from runbook.operate.recovery import recover
 from runbook.operate.runs import open_runs, record_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from pathlib import Path
 from runbook.engine.record import Record
 from runbook.language.problems import RunbookError
 from runbook.operate.circumstances import host
-from runbook.operate.recovery import Recovered, Way, recover
+from runbook.operate.reaching import Way
+from runbook.operate.recovery import Recovered, recover
 from runbook.operate.runs import open_runs
 from runbook.operate.servers import CannotStart
 

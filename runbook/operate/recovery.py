@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runbook.engine.record import Record, apply, empty_record, under_way
-from runbook.language.load import load_text
+from runbook.engine.record import Record, apply, under_way
 from runbook.language.model import Runbook
-from runbook.language.problems import RunbookError
 from runbook.language.values import to_data
 from runbook.operate.alive import boot_id, here
 from runbook.operate.failpoints import failpoint
-from runbook.operate.runs import mark_closed, marked_at
-from runbook.operate.servers import EMBEDDED, CannotStart, resolve
-from runbook.records.journal import Journal, JournalError, Line, read_journal, reopen_journal
-from runbook.records.masks import Masks
-from runbook.records.report import ReportError, write_report
+from runbook.operate.reaching import Unreachable, Way, audit_target, runbook_of, url_of
+from runbook.operate.runs import fold_lines, mark_closed, marked_at
+from runbook.operate.servers import CannotStart
+from runbook.records.journal import Journal, Line, read_journal, reopen_journal
+from runbook.records.report import ReportError, rewrite_report, write_report
 
 if TYPE_CHECKING:
+    from runbook.database.connect import Connection
+    from runbook.language.model import Runbook
     from runbook.system.remains import Remnant
 
 NEWBORN = 60.0  # seconds within which a journal without a record is taken for one that is about to begin
@@ -41,19 +40,6 @@ class Recovered(NamedTuple):
     left: Sequence[Remnant] = ()
     trouble: str = ""
     elsewhere: bool = False
-
-
-@dataclass(slots=True)
-class Way:
-    """How to reach the servers of runs: URLs by connection name ("" for any), and by the description of where they lead.
-
-    With `known_only` no other server is tried; `away` remembers those that did not answer, so that none is tried twice.
-    """
-
-    given: Mapping[str, str] = field(default_factory=dict)
-    known: Mapping[str, str] = field(default_factory=dict)
-    known_only: bool = False
-    away: dict[str, str] = field(default_factory=dict)
 
 
 def recover(folder: Path, way: Way, grace: Callable[[Record], float | None]) -> Recovered | None:
@@ -93,15 +79,11 @@ class _Case:
     def __init__(self, folder: Path, journal: Journal) -> None:
         self.folder, self.journal = folder, journal
         self.lines: list[Line] = list(read_journal(journal.path))
-        self.record = empty_record()
+        self.record = fold_lines(self.lines, journal.path)
+        self._project = folder.parent.parent
         self.left: Sequence[Remnant] = ()
         self.elsewhere = False
         self._grace: float | None = None
-        try:
-            for line in self.lines:
-                apply(self.record, line.event)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise JournalError(f"{journal.path}: these are not the events of a run ({error!r})") from None
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
         failpoint(f"before-recovery-{kind}")
@@ -176,24 +158,36 @@ class _Case:
         """Brings the audit up to the journal; why it cannot be done now, or nothing."""
         if self.record["rehearsal"]:
             return self._drop_copies(way)
-        status = self.record["run"].get("audit")
-        if status in ("confirmed", "failed", "disabled"):
-            return ""
-        if self.record["run"].get("epoch") is None:
+        if self.record["run"].get("epoch") is None and not self.record["run"].get("audit"):
             self.emit("audit.closed", {"status": "disabled", "head": "", "because": ""})
+        status = self.record["run"].get("audit")
+        closed = status in ("confirmed", "failed")
+        if status == "disabled" or (closed and not self._notes_after("audit.added")):
             return ""
         from runbook.database.connect import ServerError
         from runbook.records.audit import AuditError
-        from runbook.records.imports import Diverged
+        from runbook.records.imports import Diverged, add_lines
 
         try:
             with ExitStack() as stack:
-                self._import(way, stack)
-        except (ServerError, AuditError, CannotStart, Diverged, _Unreachable) as error:
+                connection = self._connected(way, stack)
+                if not closed:
+                    self._import(connection)
+                if self._notes_after("audit.added"):
+                    last = self.lines[-1].event.seq
+                    self.emit("audit.added", {"last_seq": last, "head": add_lines(connection, self.record, self.lines)})
+        except (ServerError, AuditError, CannotStart, Diverged, Unreachable) as error:
             if isinstance(error, CannotStart) or getattr(error, "lost", False):
-                way.away[self._audit_target()] = str(error)
+                way.away[audit_target(self.record)] = str(error)
+            self.elsewhere = getattr(error, "elsewhere", False)
             return f"the audit is not complete: {error}"
         return ""
+
+    def _notes_after(self, kind: str) -> bool:
+        """Whether a note was added since the last event of that kind."""
+        kinds = [line.event.kind for line in self.lines]
+        last = max((index for index, known in enumerate(kinds) if known == kind), default=-1)
+        return "note.added" in kinds[last + 1 :]
 
     def _drop_copies(self, way: Way) -> str:
         """What a rehearsal left goes; its audit lay in its copies and is gone with them."""
@@ -204,47 +198,48 @@ class _Case:
 
         try:
             with ExitStack() as stack:
-                runbook = _runbook(self.record)
+                runbook = runbook_of(self.record)
                 for name, target in self.record["rehearsal"]["sources"].items():
-                    url = self._url(runbook, name, target, way, stack)
+                    url = url_of(self.record, runbook, name, target, way, stack, self._project)
                     drop_leftovers(url, self.record["run"]["id"])
-        except (ServerError, CannotStart, _Unreachable) as error:
+        except (ServerError, CannotStart, Unreachable) as error:
             return f"copies may be left: {error}"
         self.emit("copies.dropped", {"copies": {}})
         if not self.record["run"].get("audit"):
             self.emit("audit.closed", {"status": "disabled", "head": "", "because": ""})
         return ""
 
-    def _import(self, way: Way, stack: ExitStack) -> None:
-        from runbook.database.connect import ServerError, connect
-        from runbook.records.imports import end_sessions, import_run
+    def _connected(self, way: Way, stack: ExitStack) -> Connection:
+        """The server that has the run's audit. Raises ServerError, CannotStart or Unreachable."""
+        from runbook.database.connect import connect
 
-        runbook = _runbook(self.record)
-        name = runbook.audit.connection
-        url = self._url(runbook, name, self._audit_target(), way, stack)
+        runbook = runbook_of(self.record)
+        url = url_of(
+            self.record, runbook, runbook.audit.connection, audit_target(self.record), way, stack, self._project
+        )
         connection = connect(url, "runbook recover", connect_timeout=PATIENCE)
         stack.callback(connection.close)
+        return connection
+
+    def _import(self, connection: Connection) -> None:
+        from runbook.database.connect import ServerError
+        from runbook.records.imports import end_sessions, import_run
+
+        runbook = runbook_of(self.record)
         if self._grace is not None:
             end_sessions(connection, f"runbook {self.record['run']['id']}", self._grace)
         rows, because = self._due(runbook)
         lines = self._closed_lines()
-        record = self.record if not because else _without_rows(self.record)
         try:
-            head, there = import_run(connection, record, lines, rows)
+            head, there = import_run(connection, self.record, lines, rows, because)
         except ServerError as error:
             if error.lost or not rows:
                 raise
             because = f"audit.finished: {error}"
-            head, there = import_run(connection, _without_rows(self.record), lines, [])
+            head, there = import_run(connection, self.record, lines, [], because)
         if there:
             because = ""  # the run's own closing arrived, its rows with it
         self.emit("audit.closed", {"status": "failed" if because else "confirmed", "head": head, "because": because})
-
-    def _audit_target(self) -> str:
-        """Where the run's audit lies, for people."""
-        around = self.record["circumstances"]
-        name = around.get("audit") or next(iter(around["connections"]), "")
-        return str(around["connections"].get(name, ""))
 
     def _closed_lines(self) -> list[Line]:
         """The lines that belong into the audit: all up to the record of the run's end."""
@@ -278,62 +273,16 @@ class _Case:
         return finished == [self.record["run"]["verdict"]]
 
     def write_report(self) -> str:
-        """The run log, where there is none yet; why it cannot be written, or nothing."""
-        place = self.record["run"].get("report_path")
-        if self.record["report"] or not place:
+        """The run log, where there is none yet or a note was added since; why it cannot be written, or nothing."""
+        there, place = self.record["report"], self.record["run"].get("report_path")
+        if (there and not self._notes_after("report.written")) or not place:
             return ""
         try:
-            path, trouble = write_report(Path(place), self.record)
+            again = rewrite_report(Path(there), self.record) if there else None
+            path, trouble = again or write_report(Path(place), self.record)
             if trouble:
                 self.emit("report.failed", {"because": trouble})
         except ReportError as error:
             return f"the run log is not written: {error}"
         self.emit("report.written", {"path": str(path)})
         return ""
-
-    def _url(self, runbook: Runbook, name: str, target: str, way: Way, stack: ExitStack) -> str:
-        """The URL that connection `name` had in the run, where it led to `target`. Raises CannotStart or _Unreachable."""
-        from runbook.database.connect import describe, passwords
-
-        if target in way.known:
-            return way.known[target]
-        if way.known_only:
-            self.elsewhere = True
-            raise _Unreachable(f"it lies in {target}")
-        if target in way.away:
-            raise _Unreachable(way.away[target])
-        asked = way.given.get(name) or way.given.get("")
-        embedded = name in self.record["circumstances"]["embedded"]
-        given = {name: asked or EMBEDDED} if asked or embedded else {}
-        only = runbook._replace(connections={name: runbook.connections[name]})
-        url = resolve(only, given, self.folder.parent.parent, stack).urls[name]
-        found = describe(url)
-        same = target in (found, Masks(passwords(url)).text(found))
-        if not same and not (asked and target.split(" on ")[0] == found.split(" on ")[0]):
-            raise _Unreachable(
-                f"it lies in {target}, but connection `{name}` leads to {found}: pass --database {name}=URL"
-            )
-        return url
-
-
-class _Unreachable(RunbookError):
-    """Nothing says how to reach the server that has the audit."""
-
-
-def _without_rows(record: Record) -> Record:
-    """The record as it is closed where the user's own rows cannot be written: not as passed."""
-    run = record["run"]
-    if run["verdict"] != "passed":
-        return record
-    changed: Any = {**run, "verdict": "errored", "exit_code": 6}
-    return {**record, "run": changed}
-
-
-def _runbook(record: Record) -> Runbook:
-    from runbook.language.problems import InvalidRunbook
-
-    around = record["circumstances"]
-    try:
-        return load_text(around["text"], Path(around["file"]))
-    except InvalidRunbook as error:
-        raise _Unreachable(f"its runbook cannot be read again: {error}") from None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from runbook.engine.record import Record, fold
+from runbook.engine.record import Event, Record, apply, empty_record, fold
 from runbook.language.problems import RunbookError, did_you_mean
-from runbook.records.journal import JournalError, read_journal
+from runbook.language.values import loads
+from runbook.records.journal import JournalError, Line, read_journal
+
+_OUTLINE = (b'"run.opened"', b'"rehearsal.begun"', b'"run.finished"', b'"run.lost"', b'"audit.closed"')
 
 
 class NoSuchRun(RunbookError):
@@ -23,10 +27,19 @@ def runs_folder() -> Path:
     return here / ".runbook" / "runs"
 
 
+def project_here() -> Path:
+    """`.runbook` of the project that the working directory lies in."""
+    return runs_folder().parent
+
+
+def all_runs() -> list[Path]:
+    """The folders of all runs of the project, oldest first."""
+    return sorted(path for path in runs_folder().glob("*") if (path / "journal.jsonl").is_file())
+
+
 def find_run(name: str) -> Path:
     """The folder of the run that `name` means: an id, a unique beginning of one, or `last`. Raises NoSuchRun."""
-    folder = runs_folder()
-    known = sorted(path for path in folder.glob("*") if (path / "journal.jsonl").is_file())
+    folder, known = runs_folder(), all_runs()
     if not known:
         raise NoSuchRun(f"there are no runs in {folder}")
     if name == "last":
@@ -69,10 +82,32 @@ def open_runs(project: Path) -> list[Path]:
     return [project / "runs" / name for name in names]
 
 
+def outline_of(folder: Path) -> Record:
+    """The record of a run as far as its beginning and its end tell it, without proof of the journal. Raises JournalError."""
+    record, path = empty_record(), folder / "journal.jsonl"
+    try:
+        with path.open("rb") as file:
+            for text in file:
+                kind = text[: text.find(b', "data": ')].rpartition(b'"kind": ')[2]
+                if kind in _OUTLINE and text.endswith(b"\n"):
+                    data = loads(text)
+                    apply(record, Event(data["seq"], data["at"], data["kind"], data["data"]))
+    except OSError as error:
+        raise JournalError(f"{path}: {error.strerror}") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise JournalError(f"{path}: these are not the events of a run ({type(error).__name__}: {error})") from None
+    return record
+
+
 def record_of(folder: Path) -> Record:
     """The record of a run, from its journal alone. Raises JournalError."""
     path = folder / "journal.jsonl"
+    return fold_lines(read_journal(path), path)
+
+
+def fold_lines(lines: Iterable[Line], path: Path) -> Record:
+    """The record that the lines of a journal tell. Raises JournalError."""
     try:
-        return fold(line.event for line in read_journal(path))
+        return fold(line.event for line in lines)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise JournalError(f"{path}: these are not the events of a run ({type(error).__name__}: {error})") from None

@@ -15,7 +15,8 @@ from runbook.engine.judge import EXIT_CODES
 from runbook.engine.ports import Confirmation
 from runbook.language.problems import RunbookError
 from runbook.language.values import Jsonb
-from runbook.records.journal import GENESIS, Line, chain
+from runbook.records import chain
+from runbook.records.journal import Line
 
 _SQL = Path(__file__).parent / "sql"
 STATEMENT_MS = 60_000
@@ -49,9 +50,10 @@ def queries() -> dict[str, str]:
     return {name.strip(): text.strip() for name, _, text in (part.partition("\n") for part in parts)}
 
 
-def schema_sql() -> str:
-    """Every migration in order: what a DBA may run where the role of runs may not create a schema."""
-    return "\n".join(path.read_text(encoding="utf-8") for path in _migrations())
+def schema_sql(version: int = 0) -> str:
+    """What a DBA may run where the role of runs may not create a schema: every migration after `version`, and two roles."""
+    parts = [*_migrations()[version:], _SQL / "roles.sql"]
+    return "\n".join(path.read_text(encoding="utf-8") for path in parts)
 
 
 def _migrations() -> list[Path]:
@@ -101,21 +103,12 @@ class Audit:
     def _send(self, connection: Connection) -> None:
         run, epoch = self._identity, self.epoch
         assert run is not None
-        if any(line.event.kind == "run.opened" for line in self._waiting):
-            values = [
-                run.run_id,
-                run.runbook,
-                run.title,
-                run.lock,
-                run.operator,
-                run.host,
-                run.pid,
-                run.started_at,
-                epoch,
-            ]
-            connection.execute(queries()["insert_run"], [*values, run.sha256, Jsonb(storable(run.params))])
         self._pass_fence(connection)
-        connection.execute(queries()["insert_events"], [run.run_id, epoch, *columns_of(self._waiting)])
+        lines, opens = self._waiting, self._waiting[0].event.kind == "run.opened"
+        db_role = insert_run(connection, {**run._asdict(), "epoch": epoch}) if opens else ""
+        connection.execute(queries()["insert_events"], [run.run_id, epoch, *columns_of(lines)])
+        if db_role:
+            add_opening(connection, {**run._asdict(), "epoch": epoch}, db_role, lines[0])
 
     def rows(self, statements: list[tuple[str, list[Any]]]) -> Any:
         """Runs the user's own statements in one transaction; the first value of the last one that returns any."""
@@ -147,25 +140,24 @@ class Audit:
                 return self._close_without(closing, str(error)) if statements else self._pending(error)
             return self.confirm(closing, statements)
 
-    def _close_run(self, closing: Mapping[str, Any], statements: list[tuple[str, list[Any]]]) -> str:
+    def _close_run(self, closing: Mapping[str, Any], statements: list[tuple[str, list[Any]]], trouble: str = "") -> str:
         connection, run, last = self._ready(), self._identity, self._last
         assert run is not None and last is not None
         with translated(), connection.transaction():
             _first_value(connection, statements)
             self._send(connection)
-            head = add_closing(connection, {**closing, "id": run.run_id}, last)
+            head = add_closing(connection, {**closing, "id": run.run_id}, last, trouble)
         self._waiting.clear()
         return head
 
     def _close_without(self, closing: Mapping[str, Any], because: str) -> Confirmation:
         """The closing record alone, where the user's own row cannot be written."""
-        if closing["verdict"] == "passed":
-            closing = {**closing, "verdict": "errored", "exit_code": EXIT_CODES["errored"]}
+        trouble = f"audit.finished: {because}"
         try:
-            head = self._close_run(closing, [])
+            head = self._close_run(unaudited(closing), [], trouble)
         except ServerError as error:
             return self._pending(error)
-        return Confirmation("failed", head, f"audit.finished: {because}")
+        return Confirmation("failed", head, trouble)
 
     def confirm(self, closing: Mapping[str, Any], statements: list[tuple[str, list[Any]]]) -> Confirmation:
         """After a lost connection: whether the commit arrived is looked up; if it did not, once more."""
@@ -191,7 +183,10 @@ class Audit:
         """No statement, the user's own included, may take for ever."""
         assert self._connection is not None
         with translated():
-            self._connection.execute(f"SET statement_timeout = {STATEMENT_MS}; SET lock_timeout = {LOCK_MS}")
+            self._connection.execute(
+                f"SET statement_timeout = {STATEMENT_MS}; SET lock_timeout = {LOCK_MS};"
+                " SET default_transaction_isolation = 'read committed'"  # the chain's newest entry is read behind its lock
+            )
 
     def cancel(self) -> None:
         """Breaks off the statement that is running."""
@@ -210,8 +205,9 @@ def outlook(connection: Connection) -> str:
     if current == 0:
         query = "SELECT has_database_privilege(current_database(), 'CREATE')"
     else:
-        tables = "ARRAY['runs', 'events', 'closings', 'leases']"
+        tables = "ARRAY['runs', 'events', 'closings', 'chain', 'leases']"
         query = f"SELECT bool_and(has_table_privilege('runbook.' || name, 'INSERT')) FROM unnest({tables}) AS name"
+        query += " WHERE to_regclass('runbook.' || name) IS NOT NULL"
     with translated():
         row = connection.execute(query).fetchone()
     if row is None or not row[0]:
@@ -270,15 +266,36 @@ def columns_of(lines: Sequence[Line]) -> list[Any]:
     ]
 
 
-def add_closing(connection: Connection, run: Mapping[str, Any], last: Line) -> str:
-    """The closing record after the newest one of all runs, within the caller's transaction; its chain's head."""
-    connection.execute(queries()["chain_lock"])
-    row = connection.execute(queries()["chain_head"]).fetchone()
-    number, previous = (row[0] + 1, row[1]) if row else (1, GENESIS)
-    head = chain(previous, f"{run['id']} {last.hash}")
-    values = [run["id"], run["verdict"], run["exit_code"], run["finished_at"], run["duration"]]
-    connection.execute(queries()["insert_closing"], [number, *values, last.event.seq, last.hash, previous, head])
-    return head
+def unaudited(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The closing data of a run whose user's own rows cannot be written: not as passed."""
+    if run["verdict"] != "passed":
+        return dict(run)
+    return {**run, "verdict": "errored", "exit_code": EXIT_CODES["errored"]}
+
+
+def insert_run(connection: Connection, row: Mapping[str, Any]) -> str:
+    """The row of a run; the role that wrote it, or nothing where the row is there already."""
+    values = [row[name] for name in (*Identity._fields[:8], "epoch", "sha256")]
+    found = connection.execute(queries()["insert_run"], [*values, Jsonb(storable(row["params"]))]).fetchone()
+    return str(found[0]) if found else ""
+
+
+def add_opening(connection: Connection, row: Mapping[str, Any], db_role: str, first: Line) -> None:
+    """The entry of a run's row in the chain, within the transaction that inserted the row."""
+    kept = {**row, "params": storable(row["params"])}
+    connection.execute(queries()["add_to_chain"], ["opened", row["run_id"], chain.opened(kept, db_role, first.hash)])
+
+
+def add_closing(connection: Connection, run: Mapping[str, Any], last: Line, trouble: str = "") -> str:
+    """The closing record with its entry in the chain, within the caller's transaction; the chain's head."""
+    names = ("verdict", "exit_code", "finished_at", "duration")
+    row = {"run_id": run["id"], **{name: run[name] for name in names}}
+    row |= {"last_seq": last.event.seq, "last_hash": last.hash}
+    entry = connection.execute(queries()["add_to_chain"], ["closed", run["id"], chain.closed(row, trouble)]).fetchone()
+    assert entry is not None
+    number, head = entry
+    connection.execute(queries()["insert_closing"], [number, *row.values()])
+    return str(head)
 
 
 def _version(connection: Connection) -> int:

@@ -9,8 +9,8 @@ from typing import Any
 from runbook.database.connect import Connection, Dumped, ServerError, execute_dumped, translated
 from runbook.engine.record import Record
 from runbook.language.problems import RunbookError
-from runbook.language.values import Jsonb
-from runbook.records.audit import add_closing, columns_of, migrate, queries, storable
+from runbook.records import chain
+from runbook.records.audit import add_closing, add_opening, columns_of, insert_run, migrate, queries, unaudited
 from runbook.records.journal import Line
 
 PAUSE = 0.1  # seconds between two looks
@@ -21,10 +21,11 @@ class Diverged(RunbookError):
 
 
 def import_run(
-    connection: Connection, record: Record, lines: Sequence[Line], rows: Sequence[Dumped]
+    connection: Connection, record: Record, lines: Sequence[Line], rows: Sequence[Dumped], trouble: str = ""
 ) -> tuple[str, bool]:
     """The run's row, its events, the user's own closing rows and the closing record, in one transaction.
 
+    `trouble` says why the user's own rows are not among them: then the run is not closed as passed.
     The chain's head, and whether the closing record was there already: then nothing is written. Raises ServerError or Diverged.
     """
     migrate(connection)
@@ -32,14 +33,42 @@ def import_run(
         known = connection.execute(queries()["closing"], [record["run"]["id"]]).fetchone()
     if known:
         return str(known[0]), True
+    run = unaudited(record["run"]) if trouble else record["run"]
+    with translated():
+        connection.execute("SET default_transaction_isolation = 'read committed'")
     with translated(), connection.transaction():
         _compare(connection, record["run"]["id"], lines)
-        connection.execute(queries()["insert_run"], _row(record))
-        values = [record["run"]["id"], record["run"]["epoch"], *columns_of(lines)]
-        connection.execute(queries()["insert_events"], values)
+        own = _row(record)
+        db_role = insert_run(connection, own)
+        connection.execute(queries()["insert_events"], [own["run_id"], own["epoch"], *columns_of(lines)])
+        if db_role:
+            add_opening(connection, own, db_role, lines[0])
         for row in rows:
             execute_dumped(connection, row)
-        return add_closing(connection, record["run"], lines[-1]), False
+        return add_closing(connection, run, lines[-1], trouble), False
+
+
+def add_lines(connection: Connection, record: Record, lines: Sequence[Line]) -> str:
+    """What was added to a closed run since, up to the last of `lines`, in one transaction; the chain's head.
+
+    What an earlier call added already is not added again. Raises ServerError or Diverged.
+    """
+    migrate(connection)
+    run, last = record["run"], lines[-1]
+    with translated():
+        connection.execute("SET default_transaction_isolation = 'read committed'")
+    with translated(), connection.transaction():
+        _compare(connection, run["id"], lines)
+        row = connection.execute(queries()["last_entry"], [run["id"]]).fetchone()
+        seq, head = row if row else (0, "")
+        if seq >= last.event.seq:
+            return str(head)
+        new = [line for line in lines if line.event.seq > seq]
+        connection.execute(queries()["insert_events"], [run["id"], run["epoch"], *columns_of(new)])
+        text = chain.added(run["id"], new[0].event.seq, last.event.seq, last.hash)
+        added = connection.execute(queries()["add_to_chain"], ["added", run["id"], text]).fetchone()
+        assert added is not None
+        return str(added[1])
 
 
 def end_sessions(connection: Connection, name: str, patience: float) -> None:
@@ -59,9 +88,8 @@ def _compare(connection: Connection, run_id: str, lines: Sequence[Line]) -> None
             raise Diverged(f"event {seq} of run {run_id} is another one in the audit than in the journal")
 
 
-def _row(record: Record) -> list[Any]:
-    run = record["run"]
+def _row(record: Record) -> dict[str, Any]:
+    run: Any = record["run"]
     sha256 = record["circumstances"]["versions"]["runbook file"].removeprefix("sha256 ")
-    names = ("id", "runbook", "title", "lock", "operator", "host", "pid", "started_at", "epoch")
-    known: Any = run
-    return [*(known[name] for name in names), sha256, Jsonb(storable(record["params"]))]
+    names = ("runbook", "title", "lock", "operator", "host", "pid", "started_at", "epoch")
+    return {"run_id": run["id"], **{name: run[name] for name in names}, "sha256": sha256, "params": record["params"]}

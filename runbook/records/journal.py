@@ -32,6 +32,7 @@ _DURABLE = frozenset(
         "run.lost",
         "run.succeeded",
         "audit.closed",
+        "note.added",
     )
 )
 

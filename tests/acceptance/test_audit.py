@@ -60,8 +60,9 @@ def test_the_audit_has_every_line_of_the_journal(items: Database, run: Run) -> N
         plain = {key: line[key] for key in ("seq", "at", "kind", "data")}
         wanted.append((line["seq"], line["kind"], plain, line["previous"], line["hash"]))
     assert rows == wanted
-    [(number, last_seq, last_hash, head)] = items.rows("SELECT number, last_seq, last_hash, head FROM runbook.closings")
-    assert (number, last_seq, last_hash) == (1, closed[-1]["seq"], closed[-1]["hash"])
+    [(number, last_seq, last_hash)] = items.rows("SELECT number, last_seq, last_hash FROM runbook.closings")
+    head = items.value("SELECT head FROM runbook.chain WHERE number = 2")
+    assert (number, last_seq, last_hash) == (2, closed[-1]["seq"], closed[-1]["hash"])
     assert record["audit"]["head"] == head and f"confirmed, head `{head}`" in log_of(record)
     found = items.rows("SELECT run_id, runbook, operator, db_role, lock FROM runbook.runs")
     assert found == [(record["run"]["id"], "small", "Ada", "runbook_owner", "small")]
@@ -70,19 +71,20 @@ def test_the_audit_has_every_line_of_the_journal(items: Database, run: Run) -> N
     assert text.startswith(stored[:-1])
 
 
-def test_closings_are_chained_from_run_to_run(items: Database, run: Run) -> None:
+def test_openings_and_closings_are_chained_from_run_to_run(items: Database, run: Run) -> None:
     for _ in range(3):
         run(DB + "steps:\n  s: {command: ['true']}\n", items.url)
-    rows = items.rows("SELECT number, previous, head FROM runbook.closings ORDER BY number")
-    assert [row[0] for row in rows] == [1, 2, 3]
-    assert [row[1] for row in rows] == ["0" * 64, rows[0][2], rows[1][2]]
+    rows = items.rows("SELECT number, kind, previous, head FROM runbook.chain ORDER BY number")
+    assert [row[:2] for row in rows] == [(number, ("closed", "opened")[number % 2]) for number in range(1, 7)]
+    assert [row[2] for row in rows] == ["0" * 64, *(row[3] for row in rows[:-1])]
 
 
 def test_the_audit_is_append_only(items: Database, run: Run) -> None:
     run(DB + "steps:\n  s: {command: ['true']}\n", items.url)
-    for table in ("runs", "events", "closings"):
+    for table in ("runs", "events", "closings", "chain", "migrations"):
+        column = "version" if table == "migrations" else "run_id"
         for change in (
-            f"UPDATE runbook.{table} SET run_id = 'x'",
+            f"UPDATE runbook.{table} SET {column} = {column}",
             f"DELETE FROM runbook.{table}",
             f"TRUNCATE runbook.{table} CASCADE",
         ):

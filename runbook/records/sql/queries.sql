@@ -19,6 +19,7 @@ SELECT epoch, (SELECT line FROM previous) FROM taken
 INSERT INTO runbook.runs (run_id, runbook, title, lock, operator, host, pid, started_at, epoch, sha256, params)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT (run_id) DO NOTHING
+RETURNING db_role
 
 -- name: insert_events
 INSERT INTO runbook.events (run_id, epoch, seq, at, kind, line, previous, hash)
@@ -44,17 +45,82 @@ WITH mine AS (SELECT lock FROM runbook.leases WHERE lock = $1 AND epoch = $2::bi
     beat AS (UPDATE runbook.leases l SET heartbeat = clock_timestamp() FROM mine WHERE l.lock = mine.lock)
 SELECT pg_backend_pid(), coalesce((SELECT epoch = $2::bigint FROM runbook.leases WHERE lock = $1), false)
 
--- name: chain_lock
-SELECT pg_advisory_xact_lock(hashtext('runbook.closings'))
-
--- name: chain_head
-SELECT number, head FROM runbook.closings ORDER BY number DESC LIMIT 1
+-- name: add_to_chain
+SELECT number, head FROM runbook.add_to_chain($1, $2, $3)
 
 -- name: insert_closing
 WITH over AS (UPDATE runbook.leases l SET heartbeat = '-infinity'
     FROM runbook.runs r WHERE r.run_id = $2 AND l.lock = r.lock AND l.epoch = r.epoch)
-INSERT INTO runbook.closings (number, run_id, verdict, exit_code, finished_at, duration, last_seq, last_hash, previous, head)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+INSERT INTO runbook.closings (number, run_id, verdict, exit_code, finished_at, duration, last_seq, last_hash, runbook, started_at)
+SELECT $1::bigint, run_id, $3::text, $4::int, $5::timestamptz, $6::numeric, $7::int, $8::text, runbook, started_at
+FROM runbook.runs WHERE run_id = $2
 
 -- name: closing
-SELECT head FROM runbook.closings WHERE run_id = $1
+SELECT head FROM runbook.chain WHERE run_id = $1 AND kind = 'closed'
+
+-- name: guards
+SELECT c.relname::text, t.tgname::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+WHERE c.relnamespace = to_regnamespace('runbook') AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
+
+-- name: run_ids
+SELECT run_id FROM runbook.runs WHERE run_id > $1 ORDER BY run_id LIMIT $2
+
+-- name: strays
+SELECT run_id FROM runbook.chain c WHERE NOT EXISTS (SELECT FROM runbook.runs r WHERE r.run_id = c.run_id)
+UNION SELECT run_id FROM runbook.closings c WHERE NOT EXISTS (SELECT FROM runbook.runs r WHERE r.run_id = c.run_id)
+UNION SELECT run_id FROM runbook.events e WHERE NOT EXISTS (SELECT FROM runbook.runs r WHERE r.run_id = e.run_id)
+
+-- name: all_runs
+SELECT * FROM runbook.runs WHERE run_id = ANY($1)
+
+-- name: all_events
+SELECT * FROM runbook.events WHERE run_id = ANY($1) ORDER BY run_id, seq
+
+-- name: all_closings
+SELECT * FROM runbook.closings WHERE run_id = ANY($1)
+
+-- name: all_chain
+SELECT * FROM runbook.chain WHERE run_id = ANY($1) ORDER BY number
+
+-- name: history
+SELECT r.run_id, r.runbook, r.title, c.verdict, c.exit_code, r.started_at, c.finished_at, c.duration, r.operator, r.host, r.params,
+    r.sha256
+FROM runbook.runs r
+LEFT JOIN runbook.closings c ON c.run_id = r.run_id AND c.started_at = r.started_at AND c.runbook = r.runbook
+WHERE ($1::text IS NULL OR r.runbook = $1)
+    AND ($2::text IS NULL OR c.verdict = $2)
+    AND (NOT $3::bool OR c.run_id IS NULL)
+    AND ($4::text IS NULL OR r.operator = $4)
+    AND ($5::timestamptz IS NULL OR r.started_at >= $5)
+    AND ($6::timestamptz IS NULL OR r.started_at < $6)
+    AND ($7::jsonb IS NULL OR r.params @> $7 OR r.params @> $8::jsonb)
+ORDER BY r.started_at DESC, r.run_id DESC
+LIMIT $9
+
+-- name: runs_beginning
+SELECT run_id FROM runbook.runs WHERE run_id LIKE $1 ORDER BY run_id = $2 DESC, run_id LIMIT 6
+
+-- name: newest_run
+SELECT run_id FROM runbook.runs ORDER BY started_at DESC, run_id DESC LIMIT 1
+
+-- name: known_runs
+SELECT run_id FROM runbook.runs WHERE run_id = ANY($1)
+
+-- name: lines
+SELECT run_id, line FROM runbook.events WHERE run_id = ANY($1) ORDER BY run_id, seq
+
+-- name: later_entries
+SELECT run_id, kind, line, head FROM runbook.chain WHERE run_id = ANY($1) AND kind IN ('closed', 'pruned') ORDER BY number
+
+-- name: last_entry
+SELECT coalesce((SELECT max(seq) FROM runbook.events WHERE run_id = $1), 0),
+    (SELECT head FROM runbook.chain WHERE run_id = $1 ORDER BY number DESC LIMIT 1)
+
+-- name: prunable
+SELECT c.run_id, count(e.seq), max(e.seq), (SELECT l.hash FROM runbook.events l WHERE l.run_id = c.run_id ORDER BY l.seq DESC LIMIT 1)
+FROM runbook.closings c JOIN runbook.events e ON e.run_id = c.run_id
+WHERE c.finished_at < $1
+GROUP BY c.run_id ORDER BY c.run_id
+
+-- name: prune_events
+DELETE FROM runbook.events WHERE run_id = $1

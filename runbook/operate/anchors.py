@@ -1,0 +1,56 @@
+"""Heads of the chain that are kept outside of the audit: in the runs' own journals, in run logs, and in what pruning left."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from runbook.language.problems import RunbookError
+from runbook.language.values import loads
+from runbook.operate.reaching import audit_target
+from runbook.operate.runs import all_runs, outline_of, project_here, runs_folder
+from runbook.records.journal import Line, read_journal
+from runbook.records.verify import Anchor
+
+_HEAD = re.compile(r"^- audit: confirmed, head `+ ?([0-9a-f]{64}) ?`+$", re.MULTILINE)
+_RUN = re.compile(r"^- run: `+ ?(\S+) ?`+$", re.MULTILINE)
+LEFT = "pruned.jsonl"  # in .runbook: what stays of the runs whose folders were pruned
+
+
+class NoHead(RunbookError):
+    """A file that should tell a head has none."""
+
+
+def from_log(path: Path) -> Anchor:
+    """The head that a run log tells. Raises NoHead."""
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except OSError as error:
+        raise NoHead(f"{path}: {error.strerror}") from None
+    head, run = _HEAD.search(text), _RUN.search(text)
+    if head is None:
+        raise NoHead(f"{path}: it tells no head of an audit: it is no run log, or the audit was off or pending by then")
+    return Anchor(head[1], str(path), run[1] if run else "")
+
+
+def from_disk(target: str) -> Iterator[Anchor]:
+    """The heads that this project's own journals have of the audit in `target`, and those of pruned ones."""
+    for folder in all_runs():
+        with suppress(RunbookError):
+            record = outline_of(folder)
+            head = record["audit"].get("head")
+            if head and audit_target(record) == target and not record["run"].get("rehearsal"):
+                yield Anchor(head, f"its journal, {folder / 'journal.jsonl'}", folder.name)
+    with suppress(OSError, ValueError):
+        for line in (project_here() / LEFT).read_text(encoding="utf-8").splitlines():
+            kept = loads(line)
+            if kept["head"] and kept["audit"] == target:
+                yield Anchor(kept["head"], f"{LEFT}, where its journal left it", kept["id"])
+
+
+def own_journal(run_id: str) -> Sequence[Line] | None:
+    """The lines of a run's journal, where it is on this disk. Raises JournalError."""
+    path = runs_folder() / run_id / "journal.jsonl"
+    return list(read_journal(path)) if path.is_file() else None

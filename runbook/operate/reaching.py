@@ -1,0 +1,74 @@
+"""How to reach the servers of a run that is known by its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runbook.engine.record import Record
+from runbook.language.load import load_text
+from runbook.language.model import Runbook
+from runbook.language.problems import InvalidRunbook, RunbookError
+from runbook.operate.servers import EMBEDDED, resolve
+from runbook.records.masks import Masks
+
+
+class Unreachable(RunbookError):
+    """Nothing says how to reach a server; `elsewhere` says that it was only not to be tried."""
+
+    def __init__(self, message: str, *, elsewhere: bool = False) -> None:
+        super().__init__(message)
+        self.elsewhere = elsewhere
+
+
+@dataclass(slots=True)
+class Way:
+    """How to reach the servers of runs: URLs by connection name ("" for any), and by the description of where they lead.
+
+    With `known_only` no other server is tried; `away` remembers those that did not answer, so that none is tried twice.
+    """
+
+    given: Mapping[str, str] = field(default_factory=dict)
+    known: Mapping[str, str] = field(default_factory=dict)
+    known_only: bool = False
+    away: dict[str, str] = field(default_factory=dict)
+
+
+def audit_target(record: Record) -> str:
+    """Where the audit of a run lies, for people; empty where it has none."""
+    around = record["circumstances"]
+    connections = around.get("connections", {})
+    return str(connections.get(around.get("audit") or next(iter(connections), ""), ""))
+
+
+def runbook_of(record: Record) -> Runbook:
+    """The runbook that a run executed, from its record. Raises Unreachable."""
+    around = record["circumstances"]
+    try:
+        return load_text(around["text"], Path(around["file"]))
+    except InvalidRunbook as error:
+        raise Unreachable(f"its runbook cannot be read again: {error}") from None
+
+
+def url_of(record: Record, runbook: Runbook, name: str, target: str, way: Way, stack: ExitStack, project: Path) -> str:
+    """The URL that connection `name` had in the run, where it led to `target`. Raises CannotStart or Unreachable."""
+    from runbook.database.connect import describe, passwords
+
+    if target in way.known:
+        return way.known[target]
+    if way.known_only:
+        raise Unreachable(f"it lies in {target}", elsewhere=True)
+    if target in way.away:
+        raise Unreachable(way.away[target])
+    asked = way.given.get(name) or way.given.get("")
+    embedded = name in record["circumstances"]["embedded"]
+    given = {name: asked or EMBEDDED} if asked or embedded else {}
+    only = runbook._replace(connections={name: runbook.connections[name]})
+    url = resolve(only, given, project, stack).urls[name]
+    found = describe(url)
+    same = target in (found, Masks(passwords(url)).text(found))
+    if not same and not (asked and target.split(" on ")[0] == found.split(" on ")[0]):
+        raise Unreachable(f"it lies in {target}, but connection `{name}` leads to {found}: pass --database {name}=URL")
+    return url

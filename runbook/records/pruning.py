@@ -1,0 +1,64 @@
+"""Pruning the audit's detail: the events of old runs go, their hash and who pruned them stay in the chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from runbook.database.connect import Connection, ServerError, translated
+from runbook.language.problems import RunbookError
+from runbook.records import chain
+from runbook.records.audit import migrate, queries
+
+BATCH = 200  # runs in one transaction
+
+
+class CannotPrune(RunbookError):
+    """The audit does not let its events go."""
+
+
+class Detail(NamedTuple):
+    """What the audit has of one closed run: how many events, and the last one's number and hash."""
+
+    run_id: str
+    events: int
+    last_seq: int
+    last_hash: str
+
+
+def prunable(connection: Connection, before: datetime) -> list[Detail]:
+    """The closed runs that ended before a moment and still have their events. Raises ServerError."""
+    with translated():
+        return [Detail(*row) for row in connection.execute(queries()["prunable"], [before])]
+
+
+def prune_detail(connection: Connection, details: Sequence[Detail], facts: Mapping[str, Any]) -> int:
+    """Removes the events of runs, each behind an entry in the chain; how many went. Raises CannotPrune or ServerError.
+
+    `facts` say who prunes, from where, when, and how old the runs had to be. It may be broken off and done again.
+    """
+    migrate(connection)
+    gone = 0
+    try:
+        with translated():
+            connection.execute("SET default_transaction_isolation = 'read committed'")
+            row = connection.execute("SELECT session_user").fetchone()
+        role = str(row[0]) if row else ""
+        for start in range(0, len(details), BATCH):
+            with translated(), connection.transaction():
+                for detail in details[start : start + BATCH]:
+                    gone += _prune(connection, detail, {**facts, "db_role": role})
+    except ServerError as error:
+        if error.sqlstate != "42501":
+            raise
+        raise CannotPrune(
+            f"{connection.info.user} may not remove events: prune as the owner of the schema `runbook`"
+        ) from None
+    return gone
+
+
+def _prune(connection: Connection, detail: Detail, facts: Mapping[str, Any]) -> int:
+    known = {"events": detail.events, "last_seq": detail.last_seq, "last_hash": detail.last_hash, **facts}
+    connection.execute(queries()["add_to_chain"], ["pruned", detail.run_id, chain.pruned(detail.run_id, known)])
+    return connection.execute(queries()["prune_events"], [detail.run_id]).rowcount
