@@ -43,7 +43,19 @@ MAY_KNOW = {
         "records",
         "system.tree",
     },
-    "cli": {"cli", "watch", "session", "look", "dry_run", "trial", "operate", "records", "engine.record", "language"},
+    "cli": {
+        "cli",
+        "watch",
+        "session",
+        "look",
+        "dry_run",
+        "trial",
+        "repro",
+        "operate",
+        "records",
+        "engine.record",
+        "language",
+    },
 }
 NEVER = {
     "language": {"psycopg", "httpx", "subprocess", "click", "time", "datetime.now"},

@@ -25,8 +25,13 @@ COMMANDS = {
     "logs": "What the steps of a run printed.",
     "stop": "End a run: its step's processes, then its records.",
     "recover": "Close the lost: conclude, end what still runs, complete the audit.",
-    "show": "Show a run: its run log, or its record.",
-    "audit": "The audit in the database.",
+    "history": "What ran: by day, runbook, verdict, operator or param.",
+    "show": "Show a run: its run log, its record, or a page with plots.",
+    "diff": "What differs between two runs.",
+    "repro": "Run a recorded run again: does it come out the same?",
+    "note": "Add to the notes of a run, and render its run log again.",
+    "prune": "Remove old run folders, output and audit detail, on record.",
+    "audit": "The audit in the database: verify, export, schema.",
 }
 
 

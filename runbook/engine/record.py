@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypedDict, cast
 
 from runbook.engine.judge import EXIT_CODES, difference
+from runbook.engine.timeline import SpanDoc, follow
 
 
 class Event(NamedTuple):
@@ -131,6 +132,9 @@ class Record(TypedDict):
     labels: dict[str, dict[str, str]]
     plan: list[PlanDoc]
     notes: list[str]
+    handwritten: str
+    timeline: list[SpanDoc]
+    progress: list[dict[str, Any]]
     problems: list[dict[str, Any]]
     report: str | None
     journal: str | None
@@ -157,6 +161,9 @@ def empty_record() -> Record:
         "labels": {},
         "plan": [],
         "notes": [],
+        "handwritten": "",
+        "timeline": [],
+        "progress": [],
         "problems": [],
         "report": None,
         "journal": None,
@@ -178,10 +185,11 @@ def fold(events: Iterable[Event]) -> Record:
 
 
 def apply(record: Record, event: Event) -> None:
-    """Adds one event to the record. Kinds that only time matters for leave it as it is."""
+    """Adds one event to the record: what it tells, and when it happened."""
     handler = _APPLY.get(event.kind)
     if handler is not None:
         handler(record, event.data)
+    follow(record["timeline"], event.kind, event.at, event.data)
 
 
 Data = Mapping[str, Any]
@@ -363,7 +371,14 @@ def _foreseen(record: Record, data: Data) -> None:
 
 
 def _note(record: Record, data: Data) -> None:
-    record["notes"].append(data["text"])
+    if data.get("handwritten"):
+        record["handwritten"] = data["text"]
+    else:
+        record["notes"].append(data["text"])
+
+
+def _progress(record: Record, data: Data) -> None:
+    record["progress"].append(dict(data))
 
 
 _APPLY: dict[str, Callable[[Record, Data], None]] = {
@@ -382,6 +397,7 @@ _APPLY: dict[str, Callable[[Record, Data], None]] = {
     "process.started": _process_started,
     "step.ended": _step_ended,
     "step.judged": _step_judged,
+    "progress.measured": _progress,
     "run.finished": _finished,
     "run.lost": _lost,
     "run.succeeded": _succeeded,

@@ -11,6 +11,7 @@ from typing import Any
 from runbook.engine.record import Record
 from runbook.language.problems import RunbookError
 from runbook.language.values import as_text, duration_text
+from runbook.records.files import write_aside
 from runbook.records.markdown import code, plain
 from runbook.records.runlog import run_log
 
@@ -24,11 +25,7 @@ def write_report(path: Path, record: Record) -> tuple[Path, str]:
 
     Where the author's own template fails, the default one serves, and the second of the pair says why.
     """
-    trouble = ""
-    try:
-        text = render(record)
-    except ReportError as error:
-        text, trouble = run_log(record), f"the run log is the default one: {error}"
+    text, trouble = _rendered(record)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.parent / f".{path.name}.{secrets.token_hex(4)}"
@@ -43,6 +40,26 @@ def write_report(path: Path, record: Record) -> tuple[Path, str]:
             aside.unlink()
     except OSError as error:
         raise ReportError(f"{path}: {error.strerror}") from None
+
+
+def rewrite_report(path: Path, record: Record) -> tuple[Path, str] | None:
+    """Writes the run log of `record` anew where it is; None where there is none any more. Raises ReportError."""
+    if not path.is_file():
+        return None
+    text, trouble = _rendered(record)
+    try:
+        write_aside(path, [text.encode("utf-8", "backslashreplace")])
+    except OSError as error:
+        raise ReportError(f"{path}: {error.strerror}") from None
+    return path, trouble
+
+
+def _rendered(record: Record) -> tuple[str, str]:
+    """The run log; where the author's own template fails the default one, and why."""
+    try:
+        return render(record), ""
+    except ReportError as error:
+        return run_log(record), f"the run log is the default one: {error}"
 
 
 def _write(path: Path, text: str) -> None:

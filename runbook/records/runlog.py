@@ -8,7 +8,7 @@ from typing import Any
 
 from runbook.engine.record import CheckDoc, ExpectationDoc, Record, StepDoc
 from runbook.language.values import as_text, duration_text
-from runbook.records.markdown import block, code, number, plain, table
+from runbook.records.markdown import block, code, number, plain, table, visible
 
 MAX_ROWS = 50
 
@@ -185,8 +185,15 @@ def _message(item: Any) -> str:
 
 
 def _notes(record: Record) -> list[str]:
-    lines = [f"- {plain(note)}" for note in record["notes"]]
-    return ["## Notes", *(lines or ["- None"]), ""]
+    written = [visible(line, keep="\t") for line in record["handwritten"].splitlines()]
+    notes = note_lines(record)
+    between = [""] if notes and written else []
+    return ["## Notes", *(notes + between + written or ["- None"]), ""]
+
+
+def note_lines(record: Record) -> list[str]:
+    """The notes of a record, each as a line of the run log."""
+    return [f"- {plain(note)}" for note in record["notes"]]
 
 
 # --- what a reader needs to believe it ----------------------------------------------------------------------------
