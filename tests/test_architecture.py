@@ -79,7 +79,7 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("room", MAY_KNOW)
 def test_a_room_knows_only_what_it_may(room: str) -> None:
     allowed = {f"runbook.{name}" for name in MAY_KNOW[room]}
-    for path in sorted((PACKAGE / room).glob("*.py")):
+    for path in sorted((PACKAGE / room).rglob("*.py")):
         for name in sorted(imports(path)):
             if name.startswith("runbook.") and name != "runbook.__version__":
                 known = any(
