@@ -65,16 +65,17 @@ def _with_references(runbook: Runbook, names: tuple[str, ...]) -> set[str]:
         name = waiting.pop()
         if name in by_name and name not in chosen:
             chosen.add(name)
-            waiting += [chain[1] for chain in _chains(by_name[name]) if chain[0] == "preflight" and len(chain) > 1]
+            waiting += [chain[1] for chain in chains(by_name[name]) if chain[0] == "preflight" and len(chain) > 1]
     return chosen
 
 
-def _chains(part: Check | Any) -> Iterator[tuple[str, ...]]:
+def chains(part: Check | Any) -> Iterator[tuple[str, ...]]:
+    """The dotted names that the expressions in a part of a runbook read."""
     if isinstance(part, Expression):
         yield from part.names
     elif isinstance(part, tuple | list):
         for item in part:
-            yield from _chains(item)
+            yield from chains(item)
     elif isinstance(part, dict):
         for item in part.values():
-            yield from _chains(item)
+            yield from chains(item)

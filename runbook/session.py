@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runbook.engine.judge import EXIT_CODES
 from runbook.engine.ports import Inputs, Ports, Prepared, Resumed
 from runbook.engine.record import Event, Record
 from runbook.engine.run import run as run_engine
@@ -22,22 +21,25 @@ from runbook.language.model import Runbook, Step
 from runbook.language.problems import RunbookError
 from runbook.operate.books import Books, Clock
 from runbook.operate.cancel import Cancellation, signals
-from runbook.operate.circumstances import git_state, host
+from runbook.operate.circumstances import host
 from runbook.operate.circumstances import operator as system_operator
 from runbook.operate.file_lock import FileLock
+from runbook.operate.git import git_state
 from runbook.operate.guardian import Guardian
 from runbook.operate.lock import Holder, Locked, StoppedWaiting, patiently
 from runbook.operate.naming import Naming
 from runbook.operate.opening import opening
 from runbook.operate.predecessors import close_predecessors
-from runbook.operate.recovery import Way
+from runbook.operate.reaching import Way
 from runbook.operate.rehearsal import copy_databases, keep_proof, rehearsal_begun, stand_ins
 from runbook.operate.resume import claim
 from runbook.operate.runs import mark_closed, record_of
 from runbook.operate.servers import CannotStart, NoConsent, project_folder
+from runbook.operate.surroundings import Surroundings
 from runbook.operate.world import World
 from runbook.records.journal import JournalError
-from runbook.records.report import ReportError, write_report
+from runbook.records.report import ReportError, beside, write_report
+from runbook.watch.sampler import Sampler
 
 if TYPE_CHECKING:
     from runbook.operate.database_lock import DatabaseLock
@@ -49,7 +51,9 @@ class Options(NamedTuple):
     """How a run is to be done, beside what it is. `fresh` asks embedded servers for a throw-away database,
     `seen` remembers params that were found valid before, `wait` waits for the lock as long as another run holds it,
     `rehearse` does all on throw-away copies of the databases, `rehearsed` is the id of the rehearsal that had to pass,
-    `project` is the folder for its records, where that is not to be the project's own."""
+    `repeats` that of the run that this one repeats, `remedy` the remedy that this run is,
+    `project` is the folder for its records, where that is not to be the project's own, `keep_patch` keeps there what differs
+    from the commit."""
 
     database: Mapping[str, str] = {}
     operator: str = ""
@@ -62,8 +66,11 @@ class Options(NamedTuple):
     resumed: Resumed | None = None
     rehearse: bool = False
     rehearsed: str = ""
+    repeats: str = ""
+    remedy: str = ""
     wait: bool = False
     project: Path | None = None
+    keep_patch: bool = False
 
 
 def execute(
@@ -141,7 +148,7 @@ class _Session:
             runbook, self.left_out = stand_ins(runbook)
         self.runbook, self.params, self.options = runbook, params, options
         self.cancellation, self.stack = cancellation, stack
-        self.git: Callable[[], dict[str, Any]] | None = git_state(runbook.folder)
+        git = git_state(runbook.folder)
         self.id = new_run_id(datetime.now(UTC))
         self.project = options.project or project_folder(runbook.path)
         naming = Naming(runbook, params, self.id, options.operator or system_operator())
@@ -152,6 +159,7 @@ class _Session:
         self.naming.refuse_secret(("lock",), self.key, self.world.masks)
         self.folder = self.project / "runs" / self.id
         self.books = Books(self.world, Clock(datetime.now(UTC), time.monotonic()), stack, on_event)
+        self.surroundings = Surroundings(self.world, self.books, git, patch=options.keep_patch)
         self.copies = stack.enter_context(ExitStack())
 
     # --- before anything is measured --------------------------------------------------------------------------
@@ -175,14 +183,8 @@ class _Session:
             return
         self.copies.close()
         verdict = "cancelled" if isinstance(error, StoppedWaiting) else "errored"
-        ended = {
-            "verdict": verdict,
-            "exit_code": EXIT_CODES[verdict],
-            "finished_at": self.books.clock.now(),
-            "duration": 0,
-        }
         self.books.emit("copies.dropped", {"copies": {}})
-        self.books.emit("run.finished", {**ended, "because": str(error)})
+        self.books.break_off(verdict, str(error))
         self.books.emit("audit.closed", {"status": "disabled", "head": "", "because": ""})
         mark_closed(self.folder)
 
@@ -238,7 +240,7 @@ class _Session:
         warnings = self.world.servers.notes + self.books.open_audit(self.runbook, self.inputs, self.key)
         self._watch_lock()
         warnings += self._close_predecessors()
-        if not _verifies(self.runbook):
+        if not (self.options.remedy or _verifies(self.runbook)):
             warnings.append("nothing is predicted or checked: `passed` will only say that the steps ended well")
         self.books.open_journal(self.folder)
         self.books.open_output(on_output)
@@ -246,15 +248,14 @@ class _Session:
             self.lock.note(self._holder(str(self.books.journal.path)))
         self.world.on_output = self.books.output.take
         self.world.on_start = self.books.process_started
-        self.world.on_server = lambda name, version, warning: self.books.note(
-            {f"PostgreSQL ({name})": version}, warning
-        )
         self.books.begin(
             opening(
                 self.runbook,
                 self.inputs,
                 connections=self.world.targets(),
                 embedded=self.world.servers.embedded,
+                made=self.world.servers.made,
+                fresh=self.options.fresh,
                 warnings=warnings,
                 lock=self.key,
                 epoch=self.books.epoch,
@@ -263,9 +264,12 @@ class _Session:
                 journal=str(self.books.journal.path),
                 rehearsal=self.options.rehearse,
                 rehearsed=self.options.rehearsed,
+                repeats=self.options.repeats,
+                remedy=self.options.remedy,
                 command_line=self.options.command_line,
             )
         )
+        self.surroundings.listen()
 
     def _watch_lock(self) -> None:
         self.guardian = Guardian(self.lock, self.books.epoch, self.cancellation.lose)
@@ -284,7 +288,8 @@ class _Session:
     def _choose_names(self) -> None:
         moment = self.clock.started_at
         title, stamp, report = self.naming.at(moment)
-        self.report = report.with_stem(f"{report.stem}_rehearsal") if self.options.rehearse else report
+        report = report.with_stem(f"{report.stem}_rehearsal") if self.options.rehearse else report
+        self.report = beside(report, self.id) if os.path.exists(report) else report
         self.naming.refuse_secret(("report", "path"), str(self.report), self.world.masks)
         self.inputs = Inputs(
             params=self.params,
@@ -326,7 +331,7 @@ class _Session:
 
     def _ports(self) -> Ports:
         return Ports(
-            emit=self.books.emit,
+            emit=self._emit,
             snapshot=self.world.snapshot,
             prepare=self._prepare,
             audit_started=self.books.user_row,
@@ -341,6 +346,11 @@ class _Session:
             go_on=self._go_on,
         )
 
+    def _emit(self, kind: str, data: dict[str, Any]) -> None:
+        if kind == "run.finished":
+            self.surroundings.note()
+        self.books.emit(kind, data)
+
     def _go_on(self, question: str) -> str:
         """Whether a person agrees to go on with an earlier run, and nobody else has done so; why not, or nothing."""
         assert self.options.resumed is not None
@@ -353,17 +363,18 @@ class _Session:
         return ""
 
     def _prepare(self, step: Step, scope: Scope, timeout: float) -> Prepared:
-        if self.git is not None:
-            found, self.git = self.git(), None
-            if found:
-                self.books.note(found)
+        self.surroundings.note()
         prepared = self.world.prepare(step, scope, timeout)
 
         def go() -> Any:
+            sampler = Sampler(self.runbook, self.books.record, self.world.servers.urls, self.clock.began)
             try:
                 return prepared.go()
             finally:
+                samples = sampler.stop()
                 self.books.settle_output()
+                if samples and not self.books.journal.full:
+                    self.books.emit("progress.measured", {"step": step.name, "samples": samples})
 
         return prepared._replace(go=go)
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--reason", metavar="TEXT", default="", help="Why; needed with --override.")
 @click.option("--strict", is_flag=True, help="Warnings decide too.")
 @click.option("--dry-run", is_flag=True, help="Tell what is known of a run; start nothing, write nothing.")
+@click.option("--keep-patch", is_flag=True, help="Keep what differs from the git commit; it may hold secrets.")
 @click.option("--rehearse", is_flag=True, help="Run it whole on a throw-away copy of the database.")
 @click.option("--require-rehearsal", is_flag=True, help="Refuse unless this file with these params passed a rehearsal.")
 @click.option("--detach", is_flag=True, help="Go on in the background; return once the run is under way.")
@@ -66,7 +67,7 @@ def command(**given: Any) -> None:
         tell(error)
         sys.exit(publish(refused))
     if not given["dry_run"]:
-        _close(account, record)
+        close_account(account, record)
     if given["as_json"]:
         print_document(record)
     sys.exit(publish(record))
@@ -106,7 +107,7 @@ def _run(given: dict[str, Any], account: Account) -> Record:
     if announce is not None:
         account.plain()
     quiet = announce is not None or given["rehearse"]
-    with nullcontext(account.event) if quiet else _bars(account, runbook, databases) as see:
+    with nullcontext(account.event) if quiet else seeing(account, runbook, databases) as see:
         return execute(
             runbook,
             params=params,
@@ -120,13 +121,14 @@ def _run(given: dict[str, Any], account: Account) -> Record:
                 seen=seen,
                 resumed=resumed,
                 wait=given["wait"],
+                keep_patch=given["keep_patch"],
                 rehearse=given["rehearse"],
                 rehearsed=rehearsed,
             ),
             on_event=see if announce is None else _both(announce, see),
             on_output=account.output if announce is None else None,
             on_wait=_tell_waiting,
-            consent=lambda question: given["yes"] or (announce is None and _ask(question)),
+            consent=lambda question: given["yes"] or (announce is None and ask(question)),
             cancellation=cancellation,
         )
 
@@ -140,7 +142,7 @@ def _proof(runbook: Runbook, params: Mapping[str, Any]) -> str:
     return require_proof(project_folder(runbook.path), runbook, bind_params(runbook, params))
 
 
-def _bars(
+def seeing(
     account: Account, runbook: Runbook, databases: dict[str, str]
 ) -> AbstractContextManager[Callable[[Event], None]]:
     """What is to be told of each event; on a terminal there are bars below the account while a step goes on."""
@@ -181,7 +183,8 @@ def _can_ask() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _ask(question: str) -> bool:
+def ask(question: str) -> bool:
+    """Whether a person at the terminal agrees; no, where nobody can be asked."""
     return _can_ask() and click.confirm(question, err=True)
 
 
@@ -215,7 +218,8 @@ def _leave(as_json: bool) -> Callable[[Event], None]:
         sys.exit(0)
 
 
-def _close(account: Account, record: Any) -> None:
+def close_account(account: Account, record: Any) -> None:
+    """The last lines of a run's account: troubles, reason, verdict, and where its records are."""
     run = record["run"]
     account.say()
     for problem in record["problems"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
@@ -16,11 +17,13 @@ from typing import Any, NamedTuple
 from psycopg import ProgrammingError, capabilities, pq
 
 from runbook.database.connect import Connection, ServerError, bound, connect, translated
+from runbook.database.fingerprint import Reads
 
 MAX_ROWS = 10_000
 LOCK_TIMEOUT_MS = 10_000
 PAUSE = 0.5  # seconds between two tries to reach it
 _CHUNK = 1000
+_ENDED = "ended the read-only transaction that all checks share"
 _OPEN = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 
 
@@ -40,8 +43,8 @@ def enforced(connection: Connection) -> bool:
 class Snapshot:
     """One guarded transaction on one connection; all its queries see the same moment."""
 
-    def __init__(self, connection: Connection, timeout: float) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, timeout: float, reads: Reads | None = None) -> None:
+        self._connection, self._reads = connection, reads
         self._timeout = timeout
         self._savepoint = f"check_{secrets.token_hex(8)}"
         self._broken = ""
@@ -56,6 +59,8 @@ class Snapshot:
 
     def query(self, statement: str, values: tuple[Any, ...], timeout: float) -> Rows:
         """Runs one statement read-only. Raises ServerError."""
+        if self._connection.info.transaction_status == pq.TransactionStatus.IDLE:
+            self._broken = self._broken or _ENDED
         if self._broken:
             raise ServerError(f"not asked: an earlier statement {self._broken}")
         try:
@@ -66,7 +71,7 @@ class Snapshot:
         except ServerError:
             self._undo()
             raise
-        self._undo()
+        self._undo(statement)
         if self._broken:
             raise ServerError(f"the statement {self._broken}")
         return rows
@@ -86,14 +91,17 @@ class Snapshot:
         description = cursor.description or []
         return Rows([column.name for column in description], rows, dropped)
 
-    def _undo(self) -> None:
-        """Back to the savepoint, so that nothing a statement set can reach the next one."""
+    def _undo(self, succeeded: str = "") -> None:
+        """Back to the savepoint, so that nothing a statement set can reach the next one; `succeeded` is one that gave rows."""
         if self._connection.info.transaction_status not in _OPEN:
-            self._broken = "ended the read-only transaction that all checks share"
+            self._broken = _ENDED
+            return
+        rollback = f"ROLLBACK TO SAVEPOINT {self._savepoint}"
+        if succeeded and self._reads is not None and self._reads.undo(self._connection, succeeded, rollback):
             return
         try:
             with translated():
-                self._connection.execute(f"ROLLBACK TO SAVEPOINT {self._savepoint}")
+                self._connection.execute(rollback.encode())
         except ServerError:
             self._broken = "left the savepoint that was set around it"
 
@@ -107,6 +115,8 @@ class Snapshot:
                 row = self._connection.execute("SELECT txid_current_if_assigned()").fetchone()
             self._connection.execute("ROLLBACK")
             self._connection.execute("DISCARD ALL")
+        if self._reads is not None:
+            self._reads.ask(self._connection)
         if row is not None and row[0] is not None:
             raise ServerError("a check wrote to the database (a transaction id was assigned); it was rolled back")
 
@@ -121,7 +131,10 @@ def _rows(stream: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
 
 
 class Snapshots:
-    """Guarded transactions on the connections that checks use, each begun at its first query."""
+    """Guarded transactions on the connections that checks use, each begun at its first query.
+
+    Snapshots may be nested; each then has connections of its own. With `traced` it is found out which relations are read.
+    """
 
     def __init__(
         self,
@@ -131,17 +144,21 @@ class Snapshots:
         opened: Callable[[str, Connection], None],
         interrupt: Callable[[Callable[[], None] | None], None],
         patience: Callable[[], float] = float,
+        *,
+        traced: bool = False,
     ) -> None:
         self._urls, self._application, self._timeout = urls, application, timeout
         self._opened, self._interrupt = opened, interrupt
-        self._connections: dict[str, Connection] = {}
+        self._connections: dict[tuple[str, int], Connection] = {}
+        self._held: Counter[str] = Counter()
         self._met: set[str] = set()
-        self._patience = patience
+        self._patience, self._traced = patience, traced
+        self._reads: defaultdict[str, Reads] = defaultdict(Reads)
 
     @contextmanager
     def open(self) -> Iterator[Callable[[str, str, tuple[Any, ...], float], Rows]]:
         """A query function (connection name, statement, values, seconds) over one snapshot of each server."""
-        begun: dict[str, Snapshot] = {}
+        begun: dict[str, tuple[Snapshot, Connection]] = {}
         away: dict[str, ServerError] = {}
 
         def query(name: str, statement: str, values: tuple[Any, ...], timeout: float) -> Rows:
@@ -153,9 +170,10 @@ class Snapshots:
                 except ServerError as error:
                     away[name] = error
                     raise
-            self._interrupt(self._connections[name].cancel)
+            snapshot, connection = begun[name]
+            self._interrupt(connection.cancel)
             try:
-                return begun[name].query(statement, values, timeout)
+                return snapshot.query(statement, values, timeout)
             finally:
                 self._interrupt(None)
 
@@ -164,19 +182,27 @@ class Snapshots:
         finally:
             self._end(begun)
 
-    def _begin(self, name: str) -> Snapshot:
-        known = self._connections.get(name)
+    def _begin(self, name: str) -> tuple[Snapshot, Connection]:
+        place = name, self._held[name]
+        reads = self._reads[name] if self._traced else None
+        if reads is not None:
+            reads.fetch()
+        known = self._connections.get(place)
+        snapshot = None
         if known is not None and not known.closed:
             try:
-                return Snapshot(known, self._timeout)
+                snapshot = Snapshot(known, self._timeout, reads)
             except ServerError as error:
                 if not error.lost:
                     raise
                 known.close()
-        connection = self._connections[name] = self._connected(name)
-        self._met.add(name)
-        self._opened(name, connection)
-        return Snapshot(connection, self._timeout)
+        if known is None or snapshot is None:
+            known = self._connections[place] = self._connected(name)
+            self._met.add(name)
+            self._opened(name, known)
+            snapshot = Snapshot(known, self._timeout, reads)
+        self._held[name] += 1
+        return snapshot, known
 
     def _connected(self, name: str) -> Connection:
         """A new connection; a server that answered before and is away now (it restarts) is waited for."""
@@ -194,16 +220,22 @@ class Snapshots:
         finally:
             self._interrupt(None)
 
-    def _end(self, begun: dict[str, Snapshot]) -> None:
+    def _end(self, begun: dict[str, tuple[Snapshot, Connection]]) -> None:
         failure = None
-        for name, snapshot in begun.items():
+        for name, (snapshot, connection) in begun.items():
+            self._held[name] -= 1
             try:
                 snapshot.end()
             except ServerError as error:
-                self._connections.pop(name).close()
+                del self._connections[name, self._held[name]]
+                connection.close()
                 failure = error
         if failure is not None and not failure.lost:
             raise failure
+
+    def read(self) -> dict[str, dict[str, str]]:
+        """What was read so far, by connection: the hash of each relation by its name."""
+        return {name: found for name, reads in self._reads.items() if (found := reads.fetch())}
 
     def close(self) -> None:
         for connection in self._connections.values():

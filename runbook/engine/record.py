@@ -47,6 +47,7 @@ class RunDoc(TypedDict, total=False):
     report_path: str
     left: list[dict[str, Any]]
     successor: str
+    remedy: str
 
 
 class CheckDoc(TypedDict, total=False):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from runbook.language.problems import RunbookError
 from runbook.language.values import loads
-from runbook.operate.reaching import audit_target
-from runbook.operate.runs import all_runs, outline_of, project_here, runs_folder
+from runbook.operate.reaching import audit_target, thrown_away
+from runbook.operate.runs import all_runs, events_of, outline_of, project_here, runs_folder
 from runbook.records.journal import Line, read_journal
 from runbook.records.verify import Anchor
 
@@ -39,15 +39,29 @@ def from_disk(target: str) -> Iterator[Anchor]:
     """The heads that this project's own journals have of the audit in `target`, and those of pruned ones."""
     for folder in all_runs():
         with suppress(RunbookError):
-            record = outline_of(folder)
-            head = record["audit"].get("head")
-            if head and audit_target(record) == target and not record["run"].get("rehearsal"):
-                yield Anchor(head, f"its journal, {folder / 'journal.jsonl'}", folder.name)
+            yield from _of_run(folder, target)
     with suppress(OSError, ValueError):
         for line in (project_here() / LEFT).read_text(encoding="utf-8").splitlines():
             kept = loads(line)
-            if kept["head"] and kept["audit"] == target:
-                yield Anchor(kept["head"], f"{LEFT}, where its journal left it", kept["id"])
+            if kept["head"] and _place(kept["audit"]) == _place(target):
+                yield Anchor(kept["head"], f"{LEFT}, where its journal left it", kept["id"], kept["finished_at"])
+
+
+def _of_run(folder: Path, target: str) -> Iterator[Anchor]:
+    record = outline_of(folder)
+    head = record["audit"].get("head")
+    kept_nowhere = record["run"].get("rehearsal") or thrown_away(record)
+    if not head or kept_nowhere or _place(audit_target(record)) != _place(target):
+        return
+    source = f"its journal, {folder / 'journal.jsonl'}"
+    yield Anchor(head, source, folder.name, record["run"].get("finished_at") or "")
+    for event in events_of(folder, ("audit.added",)):
+        yield Anchor(event.data["head"], source, folder.name, event.at, later=True)
+
+
+def _place(target: str) -> str:
+    """Where an audit lies, whoever looks at it."""
+    return target.rpartition(" as ")[0]
 
 
 def own_journal(run_id: str) -> Sequence[Line] | None:

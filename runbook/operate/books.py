@@ -122,10 +122,13 @@ class Books:
         trouble = self.flush()
         if trouble is not None:
             because = f"the audit cannot be written: {self._world.masks.text(str(trouble))}"
-            code = EXIT_CODES["errored"]
-            closing = {"verdict": "errored", "exit_code": code, "finished_at": self.clock.now(), "duration": 0}
-            self.emit("run.finished", {**closing, "because": because})
+            self.break_off("errored", because)
             raise CannotStart(because)
+
+    def break_off(self, verdict: str, because: str) -> None:
+        """The end of a run that never came to its first stage."""
+        closing = {"verdict": verdict, "exit_code": EXIT_CODES[verdict], "finished_at": self.clock.now(), "duration": 0}
+        self.emit("run.finished", {**closing, "because": because})
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
         """One event: masked, journaled, then told to whoever else wants to know. Raises JournalError."""
@@ -190,7 +193,7 @@ class Books:
         self._world.cancellation.interrupt_with(self._audit.cancel)
         try:
             self._audit.flush()
-            return self._audit.rows(_statements(sql, scope))
+            return self._audit.rows(statements_of(sql, scope))
         except ServerError as error:
             raise CannotTell(str(error)) from None
         finally:
@@ -203,14 +206,13 @@ class Books:
         from runbook.database.connect import ServerError, dumped
 
         try:
-            statements, trouble = (_statements(sql, scope) if sql else []), ""
+            statements, trouble = (statements_of(sql, scope) if sql else []), ""
         except (ServerError, EvaluationError) as error:
             statements, trouble = [], str(error)
         confirmation = self._audit.close_run(self.record["run"], statements, trouble)
-        deadline = time.monotonic() + self._world.patience.left()
-        cancellation = self._world.cancellation
-        while confirmation.status == "pending" and self._audit.away and not (trouble or cancellation.reason()):
-            if time.monotonic() > deadline:
+        patience, cancellation = self._world.patience, self._world.cancellation
+        while confirmation.status == "pending" and self._audit.away and patience.left():
+            if trouble or cancellation.reason():
                 break
             cancellation.sleep(1)
             confirmation = self._audit.confirm(self.record["run"], statements)
@@ -224,7 +226,8 @@ class Books:
         return fold(line.event for line in read_journal(self.journal.path))
 
 
-def _statements(sql: Sql, scope: Scope) -> list[tuple[str, list[Any]]]:
+def statements_of(sql: Sql, scope: Scope) -> list[tuple[str, list[Any]]]:
+    """The user's own rows as statements with their values. Raises EvaluationError or ServerError."""
     from runbook.database.connect import bound
 
     rendered = [render_sql(sql.text, scope, index) for index in range(len(sql.text.spans))]

@@ -1,21 +1,37 @@
-"""What surrounds a run: who, where, which versions, which commit. Recorded so that the run can be believed and repeated."""
+"""What surrounds a run: who, where, which versions. Recorded so that the run can be believed and repeated."""
 
 from __future__ import annotations
 
 import getpass
 import os
 import pwd
+import re
 import socket
-import subprocess
 import sys
-from collections.abc import Callable
-from importlib import import_module
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from runbook import __version__
 from runbook.engine.record import Record
 from runbook.language.model import Runbook
+
+_PACKAGES = {  # what this program needs, as it is installed and as records name it
+    "click": "click",
+    "httpx": "httpx",
+    "jinja2": "jinja2",
+    "jsonschema": "jsonschema",
+    "psutil": "psutil",
+    "psycopg": "psycopg",
+    "psycopg-binary": "psycopg-binary",
+    "pyyaml": "yaml",
+    "rich": "rich",
+}
+_INSTALLED = re.compile(r"([A-Za-z0-9._]+)-([^-]+)(?:-[^/]*)?\.(?:dist|egg)-info")
+_CATEGORIES = ("LC_COLLATE", "LC_CTYPE", "LC_MESSAGES", "LC_MONETARY", "LC_NUMERIC", "LC_TIME")
+_ZONES = "zoneinfo/"
 
 
 def operator() -> str:
@@ -31,45 +47,67 @@ def host() -> str:
 
 
 def versions(runbook: Runbook) -> dict[str, str]:
-    """Of the runbook's text, of this program, of Python and of the packages that are in use."""
+    """Of the runbook's text, of this program, of Python and of the packages that this program needs."""
     found = {"runbook file": f"sha256 {runbook.sha256}"}
     found |= {f"file {Path(name).name}": f"sha256 {digest}" for name, digest in runbook.files.items()}
-    found |= {"runbook": __version__, "Python": sys.version.split()[0]}
-    for name in ("psycopg", "jinja2", "yaml", "httpx"):
-        if name in sys.modules:
-            found[name] = str(getattr(import_module(name), "__version__", "unknown"))
-    return found
+    return found | {"runbook": __version__, "Python": sys.version.split()[0]} | packages()
 
 
-def noted(record: Record, versions: dict[str, str], warning: str = "") -> dict[str, Any]:
-    """The data of `circumstances.noted`: what `record` has, and what came to light."""
+@lru_cache(maxsize=1)
+def packages() -> dict[str, str]:
+    """Versions of what this program needs, as installed, imported or not; found by the names of folders alone."""
+    found: dict[str, str] = {}
+    for folder in _places(sys.path):
+        for name, version in _installed(folder):
+            if name in _PACKAGES:
+                found.setdefault(_PACKAGES[name], version)
+    return {name: found[name] for name in _PACKAGES.values() if name in found}
+
+
+def _places(path: list[str]) -> list[str]:
+    """Where packages are looked for: not in the folder of a script, or the working one, which may hold very much."""
+    return path if path and path[0].endswith("-packages") else path[1:]
+
+
+def _installed(folder: str) -> list[tuple[str, str]]:
+    """Name and version of all that is installed in `folder`."""
+    names: list[str] = []
+    with suppress(OSError):
+        names = sorted(name for name in os.listdir(folder) if name.endswith("-info"))
+    matches = [match for name in names if (match := _INSTALLED.fullmatch(name))]
+    return [(re.sub(r"[-_.]+", "-", match[1]).lower(), match[2]) for match in matches]
+
+
+def locale() -> str:
+    """The locale that the environment asks for, and in which categories it asks for another."""
+    everywhere = os.environ.get("LC_ALL")
+    if everywhere:
+        return everywhere
+    base = os.environ.get("LANG") or "C"
+    own = {name: os.environ.get(name) for name in _CATEGORIES}
+    differing = ", ".join(f"{name} {value}" for name, value in own.items() if value and value != base)
+    return f"{base} ({differing})" if differing else base
+
+
+def time_zone() -> str:
+    """The name of this host's time zone: of the environment, else of the host's own setting; `UTC` where there is none."""
+    given = os.environ.get("TZ", "").removeprefix(":")
+    if given:
+        return given.rpartition(_ZONES)[2]
+    with suppress(OSError):
+        target = os.readlink("/etc/localtime")
+        if _ZONES in target:
+            return target.rpartition(_ZONES)[2]
+    with suppress(OSError, UnicodeDecodeError):
+        return Path("/etc/timezone").read_text(encoding="utf-8").strip()
+    return "unknown" if os.path.exists("/etc/localtime") else "UTC"
+
+
+def noted(record: Record, versions: Mapping[str, str], warning: str = "", **more: Any) -> dict[str, Any]:
+    """The data of `circumstances.noted`: what `record` has, and what came to light, `more` by its key."""
     known = record["circumstances"]
-    data: dict[str, Any] = {"versions": {**known["versions"], **versions}}
-    return {**data, "warnings": [*known["warnings"], warning]} if warning else data
-
-
-def git_state(folder: Path) -> Callable[[], dict[str, Any]]:
-    """Asks git for the commit and whether the tree is dirty; the answer is fetched when it is needed."""
-    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
-        return dict
-    command = ["git", "-C", str(folder), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
-    try:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    except OSError:
-        return dict
-
-    def answer() -> dict[str, Any]:
-        try:
-            output, _ = process.communicate(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            return {"git": "no answer"}
-        if process.returncode != 0:
-            return {}
-        lines = output.decode("utf-8", "replace").splitlines()
-        commit = next((line.split()[2] for line in lines if line.startswith("# branch.oid")), "none")
-        dirty = sum(not line.startswith("#") for line in lines)
-        return {"git": f"{commit} ({f'dirty: {dirty} files differ' if dirty else 'clean'})"}
-
-    return answer
+    if versions:
+        more["versions"] = {**known["versions"], **versions}
+    if warning:
+        more["warnings"] = [*known["warnings"], warning]
+    return more

@@ -10,7 +10,7 @@ from runbook.engine.ports import Inputs
 from runbook.language.document import Where
 from runbook.language.model import Expectation, Runbook
 from runbook.operate.alive import boot_id
-from runbook.operate.circumstances import host, versions
+from runbook.operate.circumstances import host, locale, time_zone, versions
 from runbook.system.tree import start_time
 
 
@@ -20,6 +20,8 @@ def opening(
     *,
     connections: Mapping[str, str],
     embedded: list[str],
+    made: Iterable[str] = (),
+    fresh: bool = False,
     warnings: list[str],
     lock: str = "",
     epoch: int | None = None,
@@ -29,6 +31,8 @@ def opening(
     dry_run: bool = False,
     rehearsal: bool = False,
     rehearsed: str = "",
+    repeats: str = "",
+    remedy: str = "",
     command_line: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """The data of `run.opened`."""
@@ -45,12 +49,10 @@ def opening(
             "rehearsal": rehearsal,
             "strict": inputs.strict,
             "lock": lock,
-            "host": host(),
-            "pid": os.getpid(),
-            "process_started": start_time(os.getpid()),
-            "boot_id": boot_id(),
+            **_process(),
             "epoch": epoch,
             "report_path": report_path,
+            **({"remedy": remedy} if remedy else {}),
         },
         "params": inputs.params,
         "note": note,
@@ -58,18 +60,35 @@ def opening(
         "labels": {state.name: state.labels for state in runbook.state},
         "declared": _declared(runbook),
         "circumstances": {
-            "file": str(runbook.path),
-            "text": runbook.document.text,
-            "template": runbook.report_template,
+            **_of_file(runbook),
             "command_line": list(command_line),
             "rehearsed": rehearsed,
-            "versions": versions(runbook),
+            "repeats": repeats,
             "connections": connections,
-            "audit": runbook.audit.connection,
             "embedded": embedded,
+            "made": list(made),
+            "fresh": fresh,
+            "locale": locale(),
+            "time_zone": time_zone(),
             "warnings": warnings,
         },
     }
+
+
+def _of_file(runbook: Runbook) -> dict[str, Any]:
+    """What is needed to load the runbook again as it was, and to find the audit of the run."""
+    return {
+        "file": str(runbook.path),
+        "text": runbook.document.text,
+        "template": runbook.report_template,
+        "audit": runbook.audit.connection,
+        "versions": versions(runbook),
+    }
+
+
+def _process() -> dict[str, Any]:
+    """By which this process can be found again, or known to be gone."""
+    return {"host": host(), "pid": os.getpid(), "process_started": start_time(os.getpid()), "boot_id": boot_id()}
 
 
 def _declared(runbook: Runbook) -> dict[str, Any]:

@@ -43,6 +43,12 @@ def audit_target(record: Record) -> str:
     return str(connections.get(around.get("audit") or next(iter(connections), ""), ""))
 
 
+def thrown_away(record: Record) -> bool:
+    """Whether the audit of a run lay in a database that was made for this run alone, and went with it."""
+    around = record["circumstances"]
+    return bool(around.get("fresh")) and around.get("audit") in around.get("embedded", [])
+
+
 def runbook_of(record: Record) -> Runbook:
     """The runbook that a run executed, from its record. Raises Unreachable."""
     around = record["circumstances"]

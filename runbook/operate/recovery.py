@@ -14,7 +14,7 @@ from runbook.language.model import Runbook
 from runbook.language.values import to_data
 from runbook.operate.alive import boot_id, here
 from runbook.operate.failpoints import failpoint
-from runbook.operate.reaching import Unreachable, Way, audit_target, runbook_of, url_of
+from runbook.operate.reaching import Unreachable, Way, audit_target, runbook_of, thrown_away, url_of
 from runbook.operate.runs import fold_lines, mark_closed, marked_at
 from runbook.operate.servers import CannotStart
 from runbook.records.journal import Journal, Line, read_journal, reopen_journal
@@ -158,11 +158,13 @@ class _Case:
         """Brings the audit up to the journal; why it cannot be done now, or nothing."""
         if self.record["rehearsal"]:
             return self._drop_copies(way)
-        if self.record["run"].get("epoch") is None and not self.record["run"].get("audit"):
-            self.emit("audit.closed", {"status": "disabled", "head": "", "because": ""})
         status = self.record["run"].get("audit")
+        gone = thrown_away(self.record)
+        if not status and (gone or self.record["run"].get("epoch") is None):
+            self.emit("audit.closed", {"status": "disabled", "head": "", "because": ""})
+            return ""
         closed = status in ("confirmed", "failed")
-        if status == "disabled" or (closed and not self._notes_after("audit.added")):
+        if status == "disabled" or gone or (closed and not self._notes_after("audit.added")):
             return ""
         from runbook.database.connect import ServerError
         from runbook.records.audit import AuditError
@@ -248,22 +250,22 @@ class _Case:
 
     def _due(self, runbook: Runbook) -> tuple[list[Any], str]:
         """The user's own closing rows: as the run left them, or rendered from its record; and why they cannot be written."""
-        from runbook.database.connect import Dumped, ServerError, bound, dumped
+        from runbook.database.connect import Dumped, ServerError, dumped
         from runbook.engine.replay import scope_of
         from runbook.language.expressions import EvaluationError
-        from runbook.language.templates import render_sql
+        from runbook.operate.books import statements_of
 
         for line in reversed(self.lines):
             if line.event.kind == "audit.due" and self._as_finished():
                 due = line.event.data
                 return [Dumped(**row) for row in due["statements"]], due["trouble"]
         row = runbook.audit.finished
-        if row is None or (runbook.audit.started is not None and "started" not in self.record["audit"]):
+        begun = runbook.audit.started is None or "started" in self.record["audit"]
+        if row is None or self.record["run"].get("remedy") or not begun:
             return [], ""
-        scope = scope_of(self.record, runbook)
         try:
-            rendered = [render_sql(row.text, scope, index) for index in range(len(row.text.spans))]
-            return [dumped(item.query, bound(item.values)) for item in rendered], ""
+            statements = statements_of(row, scope_of(self.record, runbook))
+            return [dumped(query, values) for query, values in statements], ""
         except (EvaluationError, ServerError) as error:
             return [], f"audit.finished: {error}"
 

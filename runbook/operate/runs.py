@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from runbook.engine.record import Event, Record, apply, empty_record, fold
@@ -11,7 +11,7 @@ from runbook.language.problems import RunbookError, did_you_mean
 from runbook.language.values import loads
 from runbook.records.journal import JournalError, Line, read_journal
 
-_OUTLINE = (b'"run.opened"', b'"rehearsal.begun"', b'"run.finished"', b'"run.lost"', b'"audit.closed"')
+_OUTLINE = ("run.opened", "rehearsal.begun", "run.finished", "run.lost", "audit.closed")
 
 
 class NoSuchRun(RunbookError):
@@ -82,20 +82,30 @@ def open_runs(project: Path) -> list[Path]:
     return [project / "runs" / name for name in names]
 
 
-def outline_of(folder: Path) -> Record:
-    """The record of a run as far as its beginning and its end tell it, without proof of the journal. Raises JournalError."""
-    record, path = empty_record(), folder / "journal.jsonl"
+def events_of(folder: Path, kinds: Container[str]) -> Iterator[Event]:
+    """The events of some kinds in the journal of a run, without proof of the journal. Raises JournalError."""
+    path = folder / "journal.jsonl"
     try:
         with path.open("rb") as file:
             for text in file:
-                kind = text[: text.find(b', "data": ')].rpartition(b'"kind": ')[2]
-                if kind in _OUTLINE and text.endswith(b"\n"):
+                kind = text[: text.find(b', "data": ')].rpartition(b'"kind": ')[2].strip(b'"')
+                if kind.decode("ascii", "replace") in kinds and text.endswith(b"\n"):
                     data = loads(text)
-                    apply(record, Event(data["seq"], data["at"], data["kind"], data["data"]))
+                    yield Event(data["seq"], data["at"], data["kind"], data["data"])
     except OSError as error:
         raise JournalError(f"{path}: {error.strerror}") from None
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise JournalError(f"{path}: these are not the events of a run ({type(error).__name__}: {error})") from None
+
+
+def outline_of(folder: Path) -> Record:
+    """The record of a run as far as its beginning and its end tell it, without proof of the journal. Raises JournalError."""
+    record = empty_record()
+    try:
+        for event in events_of(folder, _OUTLINE):
+            apply(record, event)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise JournalError(f"{folder}: these are not the events of a run ({type(error).__name__}: {error})") from None
     return record
 
 

@@ -30,7 +30,11 @@ _PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s@/]+@")
 
 
 class World:
-    """The servers and secrets of one run. `notes` is called once for each thing that a person should know of a server."""
+    """The servers and secrets of one run.
+
+    `on_server` hears once of each server that answers: its version, and what a person should know of it; `settings` has more
+    of it by then. Where the world is `traced`, `read` tells which relations were read, and what they are.
+    """
 
     def __init__(
         self,
@@ -51,6 +55,8 @@ class World:
         self.on_output: Callable[[str, bytes], None] = lambda stream, chunk: None
         self.on_start: Callable[[str, int, float | None], None] = lambda step, pid, started: None
         self.on_server: Callable[[str, str, str], None] = lambda name, version, warning: None
+        self.traced = False
+        self.settings: dict[str, dict[str, str]] = {}
         self.patience = Patience()
         self._snapshots: Snapshots | None = None
         self._seen: set[str] = set()
@@ -115,8 +121,13 @@ class World:
             urls = self.servers.reading.__getitem__
             wait = self.cancellation.interrupt_with
             name = f"runbook {self.run_id}"
-            self._snapshots = Snapshots(urls, name, CHECK_TIMEOUT, self._meet, wait, self.patience.left)
+            left = self.patience.left
+            self._snapshots = Snapshots(urls, name, CHECK_TIMEOUT, self._meet, wait, left, traced=self.traced)
         return self._snapshots
+
+    def read(self) -> dict[str, dict[str, str]]:
+        """What was read so far, by connection: the hash of each relation by its name."""
+        return {} if self._snapshots is None else self._snapshots.read()
 
     def _reader(self, query: Callable[..., Any]) -> Read:
         tools = self._tools(query)
@@ -140,7 +151,13 @@ class World:
                 f"read-only checks on connection {name} are not enforced: superuser ({connection.info.user}); cure: put the "
                 f"URL of an ordinary role into a variable and name it in connections.{name}.read_env"
             )
-        self.on_server(name, connection.info.parameter_status("server_version") or "unknown", warning)
+        told = connection.info.parameter_status
+        self.settings[name] = {
+            key: value
+            for key, parameter in (("encoding", "server_encoding"), ("time_zone", "TimeZone"))
+            if (value := told(parameter))
+        }
+        self.on_server(name, told("server_version") or "unknown", warning)
 
     def prepare(self, step: Step, scope: Scope, timeout: float) -> Prepared:
         """One attempt of a step, ready to go."""

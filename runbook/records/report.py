@@ -20,6 +20,11 @@ class ReportError(RunbookError):
     """The run log cannot be rendered or written."""
 
 
+def beside(path: Path, run_id: str) -> Path:
+    """Where the run log of a run goes if `path` is taken."""
+    return path.with_stem(f"{path.stem}_{run_id}")
+
+
 def write_report(path: Path, record: Record) -> tuple[Path, str]:
     """Writes the run log of `record` at `path`, or beside it with the run's id in its name. Raises ReportError.
 
@@ -31,7 +36,7 @@ def write_report(path: Path, record: Record) -> tuple[Path, str]:
         aside = path.parent / f".{path.name}.{secrets.token_hex(4)}"
         _write(aside, text)
         try:
-            for place in (path, path.with_stem(f"{path.stem}_{record['run']['id']}")):
+            for place in (path, beside(path, record["run"]["id"])):
                 with suppress(FileExistsError):
                     os.link(aside, place, follow_symlinks=False)
                     return place, trouble

@@ -61,10 +61,15 @@ def recorded_runbook(record: Record) -> Runbook:
 
 
 class Meter:
-    """Reads the states of one run. It starts no server, and believes only a server on which the run itself is connected."""
+    """Reads the states of one run. It starts no server, and believes only a server on which the run itself is connected.
 
-    def __init__(self, record: Record, given: Mapping[str, str], runbook: Runbook | None = None) -> None:
-        self._record, self._given, self._runbook = record, given, runbook
+    `name` is what servers know it by.
+    """
+
+    def __init__(
+        self, record: Record, given: Mapping[str, str], runbook: Runbook | None = None, name: str = "watch"
+    ) -> None:
+        self._record, self._given, self._runbook, self._name = record, given, runbook, name
         self._stack = ExitStack()
         self._masks = Masks()
         self._world: World | None = None
@@ -115,7 +120,7 @@ class Meter:
         given = _targets(narrowed, self._record, self._given)
         project = Path(self._record["journal"] or "").parent.parent.parent
         with ExitStack() as stack:
-            world = World(narrowed, "watch", project, given, Cancellation(), stack)
+            world = World(narrowed, self._name, project, given, Cancellation(), stack)
             self._masks = world.masks
             self._compare(world, narrowed)
             self._stack = stack.pop_all()
