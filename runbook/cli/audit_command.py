@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def verify_command(
     from runbook.records.verify import Anchor
 
     with refusing(as_json):
-        anchors = [*(Anchor(head.strip().lower(), "--head") for head in heads), *map(from_log, logs)]
+        anchors = [*(Anchor(_whole(head), "--head") for head in heads), *map(from_log, logs)]
         if file is not None:
             reports = {str(file): _verify_file(file, anchors, no_journals)}
         else:
@@ -64,6 +65,14 @@ def verify_command(
         found = [{"audit": name, **_document(report)} for name, report in reports.items()]
         print_document({"sound": all(report.sound for report in reports.values()), "audits": found, "problems": []})
     sys.exit(0 if all(report.sound for report in reports.values()) else 1)
+
+
+def _whole(head: str) -> str:
+    """A head as it was given on the command line. Raises a usage error."""
+    text = head.strip().lower()
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise click.UsageError(f"--head {head}: a head has 64 hexadecimal digits")
+    return text
 
 
 def _verify_file(file: Path, anchors: list[Anchor], no_journals: bool) -> Report:

@@ -14,7 +14,7 @@ from runbook.database.connect import Connection, ServerError, translated
 from runbook.engine.judge import EXIT_CODES
 from runbook.engine.ports import Confirmation
 from runbook.language.problems import RunbookError
-from runbook.language.values import Jsonb
+from runbook.language.values import dumps
 from runbook.records import chain
 from runbook.records.journal import Line
 
@@ -208,6 +208,10 @@ def outlook(connection: Connection) -> str:
         tables = "ARRAY['runs', 'events', 'closings', 'chain', 'leases']"
         query = f"SELECT bool_and(has_table_privilege('runbook.' || name, 'INSERT')) FROM unnest({tables}) AS name"
         query += " WHERE to_regclass('runbook.' || name) IS NOT NULL"
+        query = f"SELECT ({query}) AND has_table_privilege('runbook.leases', 'UPDATE')"
+        if current < newest:
+            owned = "SELECT bool_and(pg_has_role(relowner, 'USAGE')) FROM pg_class"
+            query += f" AND ({owned} WHERE relnamespace = to_regnamespace('runbook') AND relkind = 'r')"
     with translated():
         row = connection.execute(query).fetchone()
     if row is None or not row[0]:
@@ -276,7 +280,7 @@ def unaudited(run: Mapping[str, Any]) -> dict[str, Any]:
 def insert_run(connection: Connection, row: Mapping[str, Any]) -> str:
     """The row of a run; the role that wrote it, or nothing where the row is there already."""
     values = [row[name] for name in (*Identity._fields[:8], "epoch", "sha256")]
-    found = connection.execute(queries()["insert_run"], [*values, Jsonb(storable(row["params"]))]).fetchone()
+    found = connection.execute(queries()["insert_run"], [*values, dumps(storable(row["params"]))]).fetchone()
     return str(found[0]) if found else ""
 
 

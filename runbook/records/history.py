@@ -49,11 +49,11 @@ class Asked(NamedTuple):
 
 def from_audit(connection: Connection, asked: Asked) -> list[Entry]:
     """The runs of an audit, newest first. Raises ServerError."""
-    open_only = asked.verdict == OPEN
+    query = "history" if asked.verdict in (None, OPEN) else "history_of_verdict"
     one, other = (_params(asked.params, index) for index in (0, -1))
-    values = [asked.runbook, None if open_only else asked.verdict, open_only, asked.operator, asked.since, asked.until]
+    values = [asked.runbook, asked.verdict, asked.operator, asked.since, asked.until, one, other, asked.limit]
     with translated():
-        rows = connection.execute(queries()["history"], [*values, one, other, asked.limit]).fetchall()
+        rows = connection.execute(queries()[query], values).fetchall()
     return [_entry(row) for row in rows]
 
 

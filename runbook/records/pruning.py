@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from runbook.database.connect import Connection, ServerError, translated
@@ -25,12 +25,20 @@ class Detail(NamedTuple):
     events: int
     last_seq: int
     last_hash: str
+    verdict: str
+    exit_code: int | None
+    finished_at: datetime
+    duration: Any
 
 
 def prunable(connection: Connection, before: datetime) -> list[Detail]:
     """The closed runs that ended before a moment and still have their events. Raises ServerError."""
     with translated():
-        return [Detail(*row) for row in connection.execute(queries()["prunable"], [before])]
+        return _details(connection, before, None)
+
+
+def _details(connection: Connection, before: datetime, names: list[str] | None) -> list[Detail]:
+    return [Detail(*row) for row in connection.execute(queries()["prunable"], [before, names])]
 
 
 def prune_detail(connection: Connection, details: Sequence[Detail], facts: Mapping[str, Any]) -> int:
@@ -47,7 +55,9 @@ def prune_detail(connection: Connection, details: Sequence[Detail], facts: Mappi
         role = str(row[0]) if row else ""
         for start in range(0, len(details), BATCH):
             with translated(), connection.transaction():
-                for detail in details[start : start + BATCH]:
+                connection.execute(queries()["chain_lock"])  # from here on nobody adds a note to one of them
+                names = [detail.run_id for detail in details[start : start + BATCH]]
+                for detail in _details(connection, datetime.now(UTC), names):
                     gone += _prune(connection, detail, {**facts, "db_role": role})
     except ServerError as error:
         if error.sqlstate != "42501":
@@ -59,6 +69,9 @@ def prune_detail(connection: Connection, details: Sequence[Detail], facts: Mappi
 
 
 def _prune(connection: Connection, detail: Detail, facts: Mapping[str, Any]) -> int:
+    closing = {name: getattr(detail, name) for name in ("verdict", "exit_code", "duration")}
+    closing["finished_at"] = chain.moment(detail.finished_at)
+    facts = {"closing": closing, **facts}
     known = {"events": detail.events, "last_seq": detail.last_seq, "last_hash": detail.last_hash, **facts}
     connection.execute(queries()["add_to_chain"], ["pruned", detail.run_id, chain.pruned(detail.run_id, known)])
     return connection.execute(queries()["prune_events"], [detail.run_id]).rowcount

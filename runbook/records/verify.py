@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import NamedTuple
 
-from runbook.language.values import brief, loads
-from runbook.records.chain import moment
-from runbook.records.journal import GENESIS, JournalError, Line, chain
-from runbook.records.ledger import Bundle, Ledger, Row
+from runbook.language.values import brief
+from runbook.records.journal import GENESIS, JournalError, Line
+from runbook.records.ledger import Bundle, Ledger, Row, misfit, versions
+from runbook.records.verify_run import Finding, check_run, span, well_formed
 
 TOLD = 200  # findings that are told one by one
-_TIMES = ("started_at", "finished_at", "at")
-
-
-class Finding(NamedTuple):
-    """Something that is not as it was written: in which table, of which run, which record, and what is wrong with it."""
-
-    table: str
-    run: str
-    record: str
-    what: str
 
 
 class Anchor(NamedTuple):
-    """A head of the chain that was kept outside of the audit, by whom, and the run at whose closing it stood, if known."""
+    """A head of the chain that was kept outside of the audit, by whom, and the run at whose closing it stood, if known.
+
+    `at` says when that was, where it is known: an export that was made before cannot have it. `later` says that it stood at what
+    was added to the run since.
+    """
 
     head: str
     source: str
     run: str = ""
+    at: str = ""
+    later: bool = False
 
 
 class Report(NamedTuple):
@@ -48,7 +45,7 @@ def verify(
     ledger: Ledger, anchors: Sequence[Anchor] = (), journal: Callable[[str], Sequence[Line] | None] = lambda run: None
 ) -> Report:
     """Looks at a whole audit; `journal` gives the lines of a run's own journal where that is at hand. Raises as reading does."""
-    sight = _Sight(anchors)
+    sight = _Sight([anchor for anchor in anchors if not _later(anchor.at, ledger.taken)])
     findings: list[Finding] = []
     more = 0
     for finding in sight.findings(ledger, journal):
@@ -57,6 +54,14 @@ def verify(
         else:
             more += 1
     return Report(findings, more, sight.counts, sight.head)
+
+
+def _later(ended: str, taken: str) -> bool:
+    """Whether a run ended after an export was made, which tells its time to the second."""
+    try:
+        return bool(ended and taken) and datetime.fromisoformat(ended) >= datetime.fromisoformat(taken)
+    except (ValueError, TypeError):
+        return False
 
 
 class _Sight:
@@ -69,19 +74,23 @@ class _Sight:
         self._closings: dict[str, tuple[int, str]] = {}
         self._anchored = {anchor.run for anchor in anchors if anchor.run}
         self._links: list[bytes] = []
-        self._epochs: dict[str, tuple[int, str]] = {}
+        self._holders: dict[str, Row] = {}  # by lock: the run with the highest epoch
         self.counts = dict.fromkeys(("entries", "runs", "events", "open", "pruned", "anchors"), 0)
         self.counts["anchors"] = len(self._wanted)
         self.head = GENESIS
 
     def findings(self, ledger: Ledger, journal: Callable[[str], Sequence[Line] | None]) -> Iterator[Finding]:
-        for bundle in ledger.bundles:
+        for given in ledger.bundles:
+            bundle, wrong = well_formed(given)
+            yield from wrong
             self._remember(bundle)
             own = None
             try:
                 own = journal(bundle.run_id)
             except JournalError as error:
                 yield Finding("journal", bundle.run_id, "its own journal", str(error))
+            except OSError:
+                own = None  # a name that no folder can have, or another user's folder
             yield from check_run(bundle, own)
         yield from self._check_links()
         yield from self._check_anchors()
@@ -101,8 +110,10 @@ class _Sight:
             if entry["kind"] == "closed" and bundle.run_id in self._anchored:
                 self._closings[bundle.run_id] = entry["number"], entry["head"]
         for row in runs:
-            if row["epoch"] > self._epochs.get(row["lock"], (0, ""))[0]:
-                self._epochs[row["lock"]] = row["epoch"], bundle.run_id
+            if row["lock"] not in self._holders or row["epoch"] > self._holders[row["lock"]]["epoch"]:
+                self._holders[row["lock"]] = {
+                    name: row[name] for name in ("epoch", "run_id", "host", "pid", "operator")
+                }
 
     def _check_links(self) -> Iterator[Finding]:
         """Whether every entry follows the one before it, from the first to the newest."""
@@ -113,7 +124,7 @@ class _Sight:
             if next_number == number:
                 yield Finding("chain", next_run, names, f"stands there twice, the other time for run {run}")
             elif next_number != number + 1:
-                gone = _span("entry", "entries", number + 1, next_number - 1)
+                gone = span("entry", "entries", number + 1, next_number - 1)
                 yield Finding("chain", next_run, gone, f"removed: {names} comes after {_entry(number, run)}")
             elif previous != head:
                 before = _entry(number, run) if number else "the beginning"
@@ -126,9 +137,9 @@ class _Sight:
         """Whether the heads that were kept elsewhere still stand in the chain."""
         firm = max(self._met.values(), default=0)
         for anchor in self._anchors:
-            if anchor.head in self._met:
+            if anchor.head in self._met or anchor.head == GENESIS:
                 continue
-            number, head = self._closings.get(anchor.run, (0, ""))
+            number, head = (0, "") if anchor.later else self._closings.get(anchor.run, (0, ""))
             since = (
                 f"after entry {firm}, which another head still proves"
                 if 0 < firm < (number or firm + 1)
@@ -147,16 +158,36 @@ class _Sight:
                 )
 
     def _check_aside(self, ledger: Ledger) -> Iterator[Finding]:
-        leases = {row["lock"]: row["epoch"] for row in ledger.aside["leases"]}
-        for lock, (epoch, run) in self._epochs.items():
-            if leases.get(lock, 0) < epoch:
-                has = f"is at epoch {leases[lock]}" if lock in leases else "was removed"
-                yield Finding("leases", run, f"lock {lock}", f"{has}, although that run had epoch {epoch}")
-        versions = sorted(row["version"] for row in ledger.aside["migrations"])
-        if versions != list(range(1, len(versions) + 1)) or len(versions) < 3:
-            yield Finding("migrations", "", f"versions {versions}", "a version was removed or inserted")
+        for table, rows in ledger.aside.items():
+            yield from (Finding(table, "", "a row", what) for row in rows if (what := misfit(table, row)))
+        leases = {row["lock"]: row for row in ledger.aside["leases"] if not misfit("leases", row)}
+        for lock, holder in self._holders.items():
+            yield from _check_lease(lock, leases.get(lock), holder)
+        for lock, lease in leases.items():
+            last = self._holders.get(lock, {"epoch": 0})["epoch"]
+            if lease["epoch"] > last and lease["heartbeat"] == "-infinity":
+                what = f"run {lease['run_id']} held it and was closed, but the audit has no such run: it was removed"
+                yield Finding("leases", lease["run_id"], f"lock {lock}", what)
+        found = sorted(row["version"] for row in ledger.aside["migrations"] if not misfit("migrations", row))
+        if found != versions():
+            what = f"a version was removed or inserted: this program knows {versions()}"
+            yield Finding("migrations", "", f"versions {found}", what)
         for guard in ledger.unguarded:
-            yield Finding(guard.partition(":")[0], "", f"trigger {guard.partition(': ')[2]}", "is gone or switched off")
+            name = guard.partition(": ")[2]
+            yield Finding(guard.partition(":")[0], "", f"trigger {name}", "is gone, switched off, or another one")
+
+
+def _check_lease(lock: str, lease: Row | None, holder: Row) -> Iterator[Finding]:
+    """The lease of a lock beside the run that had it last, as far as the audit knows."""
+    run, record = holder["run_id"], f"lock {lock}"
+    if lease is None or lease["epoch"] < holder["epoch"]:
+        has = "was removed" if lease is None else f"is at epoch {lease['epoch']}"
+        yield Finding("leases", run, record, f"{has}, although that run had epoch {holder['epoch']}")
+    elif lease["epoch"] == holder["epoch"]:
+        for name in ("run_id", "host", "pid", "operator"):
+            if lease[name] != holder[name]:
+                what = f"{name} was changed: {brief(lease[name])}, the run's row has {brief(holder[name])}"
+                yield Finding("leases", run, record, what)
 
 
 def _packed(entry: Row) -> bytes:
@@ -177,180 +208,5 @@ def _entry(number: int, run: str) -> str:
     return f"entry {number} (run {run})" if number else "the beginning"
 
 
-def _span(one: str, many: str, first: int, last: int) -> str:
-    return f"{one} {first}" if first == last else f"{many} {first} to {last}"
-
-
 def _short(head: str) -> str:
     return f"{head[:12]}…" if len(head) > 12 else head
-
-
-# --- one run ------------------------------------------------------------------------------------------------------
-
-
-def check_run(bundle: Bundle, journal: Sequence[Line] | None = None) -> Iterator[Finding]:
-    """What is wrong with the records of one run."""
-    run, tables = bundle
-    entries: dict[str, list[tuple[Row, dict[str, Any]]]] = {"opened": [], "closed": [], "added": [], "pruned": []}
-    for row in tables["chain"]:
-        facts, what = _read_entry(row)
-        if what:
-            yield Finding("chain", run, f"entry {row['number']} ({row['kind']})", what)
-        entries.setdefault(row["kind"], []).append((row, facts))
-    for table, kind in (("runs", "opened"), ("closings", "closed")):
-        yield from _check_row(run, table, tables[table], kind, entries[kind])
-    for closing in tables["closings"]:
-        numbers = [row["number"] for row, _ in entries["closed"]]
-        if numbers and closing["number"] not in numbers:
-            yield Finding(
-                "closings", run, "its row", f"number was changed: {closing['number']}, the chain has {numbers[0]}"
-            )
-        for row in tables["runs"]:
-            yield from _compared("closings", run, closing, row, ("runbook", "started_at"), "the run's row")
-    yield from _check_events(bundle, entries)
-    if journal is not None:
-        yield from _check_journal(run, tables["events"], journal, pruned=bool(entries["pruned"]))
-
-
-def _read_entry(row: Row) -> tuple[dict[str, Any], str]:
-    """What an entry says, and what is wrong with it in itself."""
-    wrong = ""
-    if chain(row["previous"], row["line"]) != row["head"]:
-        wrong = "was changed: its text and its hash do not fit together"
-    try:
-        facts = loads(row["line"])
-        kind, run = facts["kind"], facts["run"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        run, _, last_hash = str(row["line"]).partition(" ")
-        facts, kind = {"last_hash": last_hash}, "closed"  # as it was before openings were chained
-    if not wrong and (kind, run) != (row["kind"], row["run_id"]):
-        wrong = f"was changed: its columns say {row['kind']} of run {row['run_id']}, its text {kind} of run {run}"
-    return facts, wrong
-
-
-def _check_row(
-    run: str, table: str, rows: Sequence[Row], kind: str, entries: Sequence[tuple[Row, Mapping[str, Any]]]
-) -> Iterator[Finding]:
-    """One row, one entry, and both say the same."""
-    for row in rows[1:]:
-        yield Finding(table, run, "its row", f"stands there {len(rows)} times: {brief(dict(row), 120)}")
-    for entry, _ in entries[1:]:
-        what = f"the run is {kind} in entry {entries[0][0]['number']} already"
-        yield Finding("chain", run, f"entry {entry['number']} ({kind})", what)
-    if rows and not entries:
-        yield Finding(
-            table,
-            run,
-            "its row",
-            f"the chain has no entry of a run that {kind}: the row was inserted, or its entry removed",
-        )
-    if entries and not rows:
-        yield Finding(
-            table, run, "its row", f"was removed: entry {entries[0][0]['number']} of the chain says that it was there"
-        )
-    if rows and entries:
-        facts = entries[0][1]
-        names = tuple(name for name in rows[0] if name in facts)
-        yield from _compared(table, run, rows[0], facts, names, f"entry {entries[0][0]['number']} of the chain")
-
-
-def _compared(
-    table: str, run: str, row: Row, facts: Mapping[str, Any], names: Sequence[str], source: str
-) -> Iterator[Finding]:
-    for name in names:
-        if _value(name, row[name]) != _value(name, facts[name]):
-            what = f"{name} was changed: {brief(row[name])}, {source} has {brief(facts[name])}"
-            yield Finding(table, run, "its row", what)
-
-
-def _value(name: str, value: Any) -> Any:
-    if name not in _TIMES:
-        return value
-    try:
-        return moment(value)
-    except (ValueError, TypeError):
-        return value
-
-
-def _check_events(bundle: Bundle, entries: Mapping[str, Sequence[tuple[Row, Mapping[str, Any]]]]) -> Iterator[Finding]:
-    run, tables = bundle
-    events = tables["events"]
-    if entries["pruned"] and not events:
-        return
-    expected, previous = 1, GENESIS
-    hashes: dict[int, str] = {}
-    for row in events:
-        seq = row["seq"]
-        if seq > expected:
-            gone = _span("event", "events", expected, seq - 1)
-            yield Finding("events", run, gone, f"removed: {_event(row)} comes after event {expected - 1}")
-        elif seq < expected:
-            yield Finding("events", run, _event(row), "stands there twice, or out of order")
-        yield from _check_event(bundle, row, previous if seq == expected else None)
-        expected, previous, hashes[seq] = max(expected, seq + 1), row["hash"], row["hash"]
-    for _, facts in entries["opened"]:
-        if 1 in hashes and facts.get("first_hash") not in (None, hashes[1]):
-            yield Finding(
-                "events", run, "event 1", "is another one than the chain has at the run's opening: it was rewritten"
-            )
-    yield from _check_ends(run, entries, hashes)
-
-
-def _check_ends(
-    run: str, entries: Mapping[str, Sequence[tuple[Row, Mapping[str, Any]]]], hashes: Mapping[int, str]
-) -> Iterator[Finding]:
-    """Whether the events end where the chain says that they end."""
-    covered = 0
-    for entry, facts in (*entries["closed"], *entries["added"]):
-        seq, last_hash = facts.get("last_seq") or max(hashes, default=0), facts.get("last_hash")
-        if seq not in hashes:
-            yield Finding("events", run, f"event {seq}", f"removed: entry {entry['number']} of the chain has it")
-        elif hashes[seq] != last_hash:
-            what = f"is another one than entry {entry['number']} of the chain has: it, or one before it, was rewritten"
-            yield Finding("events", run, f"event {seq}", what)
-        covered = max(covered, seq)
-    beyond = [seq for seq in hashes if seq > covered]
-    if entries["closed"] and beyond:
-        which = _span("event", "events", beyond[0], beyond[-1])
-        yield Finding("events", run, which, "no entry of the chain has it: inserted after the run was closed")
-
-
-def _check_event(bundle: Bundle, row: Row, previous: str | None) -> Iterator[Finding]:
-    """One event against its own text, its hash, the one before it, and the run that it is of."""
-    run = bundle.run_id
-    if chain(row["previous"], row["line"]) != row["hash"]:
-        yield Finding("events", run, _event(row), "its line was changed: it does not fit its hash")
-    elif previous is not None and row["previous"] != previous:
-        what = "does not follow the event before it: one of the two was changed, replaced or moved"
-        yield Finding("events", run, _event(row), what)
-    try:
-        facts = loads(row["line"])
-        said = {name: facts[name] for name in ("seq", "at", "kind")}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        yield Finding("events", run, _event(row), "its line is no record of an event")
-        return
-    yield from (
-        Finding("events", run, _event(row), finding.what)
-        for finding in _compared("events", run, row, said, tuple(said), "its line")
-    )
-    for owner in bundle.tables["runs"]:
-        if owner["epoch"] != row["epoch"]:
-            yield Finding(
-                "events", run, _event(row), f"epoch was changed: {row['epoch']}, the run's is {owner['epoch']}"
-            )
-
-
-def _event(row: Row) -> str:
-    return f"event {row['seq']} ({row['kind']})"
-
-
-def _check_journal(run: str, events: Iterable[Row], journal: Sequence[Line], pruned: bool) -> Iterator[Finding]:
-    """The audit beside the run's own journal, which tells which of its events is another one."""
-    ours = {line.event.seq: line for line in journal}
-    for row in () if pruned else events:
-        line = ours.get(row["seq"])
-        if line is None:
-            yield Finding("events", run, _event(row), "is not in the run's own journal: it was inserted")
-        elif line.hash != row["hash"] and line.text != row["line"]:
-            what = f"is another one than in the run's own journal, which has {line.event.kind}"
-            yield Finding("events", run, _event(row), what)

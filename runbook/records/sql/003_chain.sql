@@ -55,7 +55,7 @@ CREATE VIEW runbook.history AS
 SELECT r.run_id, r.runbook, r.title, c.verdict, c.exit_code, r.operator, r.host, r.started_at, c.finished_at, c.duration, r.params,
        r.sha256, (SELECT k.head FROM runbook.chain k WHERE k.run_id = r.run_id AND k.kind = 'closed') AS head
 FROM runbook.runs r
-LEFT JOIN runbook.closings c ON c.run_id = r.run_id AND c.started_at = r.started_at AND c.runbook = r.runbook;
+LEFT JOIN runbook.closings c ON c.run_id = r.run_id;
 
 -- Events may go only where the chain says who pruned them.
 CREATE FUNCTION runbook.refuse_unpruned() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$

@@ -17,7 +17,7 @@ SELECT epoch, (SELECT line FROM previous) FROM taken
 
 -- name: insert_run
 INSERT INTO runbook.runs (run_id, runbook, title, lock, operator, host, pid, started_at, epoch, sha256, params)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb)
 ON CONFLICT (run_id) DO NOTHING
 RETURNING db_role
 
@@ -58,10 +58,6 @@ FROM runbook.runs WHERE run_id = $2
 -- name: closing
 SELECT head FROM runbook.chain WHERE run_id = $1 AND kind = 'closed'
 
--- name: guards
-SELECT c.relname::text, t.tgname::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-WHERE c.relnamespace = to_regnamespace('runbook') AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
-
 -- name: run_ids
 SELECT run_id FROM runbook.runs WHERE run_id > $1 ORDER BY run_id LIMIT $2
 
@@ -85,17 +81,28 @@ SELECT * FROM runbook.chain WHERE run_id = ANY($1) ORDER BY number
 -- name: history
 SELECT r.run_id, r.runbook, r.title, c.verdict, c.exit_code, r.started_at, c.finished_at, c.duration, r.operator, r.host, r.params,
     r.sha256
-FROM runbook.runs r
-LEFT JOIN runbook.closings c ON c.run_id = r.run_id AND c.started_at = r.started_at AND c.runbook = r.runbook
+FROM runbook.runs r LEFT JOIN runbook.closings c ON c.run_id = r.run_id
 WHERE ($1::text IS NULL OR r.runbook = $1)
-    AND ($2::text IS NULL OR c.verdict = $2)
-    AND (NOT $3::bool OR c.run_id IS NULL)
-    AND ($4::text IS NULL OR r.operator = $4)
-    AND ($5::timestamptz IS NULL OR r.started_at >= $5)
-    AND ($6::timestamptz IS NULL OR r.started_at < $6)
-    AND ($7::jsonb IS NULL OR r.params @> $7 OR r.params @> $8::jsonb)
+    AND ($2::text IS NULL OR c.run_id IS NULL)
+    AND ($3::text IS NULL OR r.operator = $3)
+    AND ($4::timestamptz IS NULL OR r.started_at >= $4)
+    AND ($5::timestamptz IS NULL OR r.started_at < $5)
+    AND ($6::jsonb IS NULL OR r.params @> $6 OR r.params @> $7::jsonb)
 ORDER BY r.started_at DESC, r.run_id DESC
-LIMIT $9
+LIMIT $8
+
+-- name: history_of_verdict
+SELECT r.run_id, r.runbook, r.title, c.verdict, c.exit_code, r.started_at, c.finished_at, c.duration, r.operator, r.host, r.params,
+    r.sha256
+FROM runbook.closings c JOIN runbook.runs r ON r.run_id = c.run_id
+WHERE ($1::text IS NULL OR c.runbook = $1)
+    AND c.verdict = $2
+    AND ($3::text IS NULL OR r.operator = $3)
+    AND ($4::timestamptz IS NULL OR c.started_at >= $4)
+    AND ($5::timestamptz IS NULL OR c.started_at < $5)
+    AND ($6::jsonb IS NULL OR r.params @> $6 OR r.params @> $7::jsonb)
+ORDER BY c.started_at DESC, c.run_id DESC
+LIMIT $8
 
 -- name: runs_beginning
 SELECT run_id FROM runbook.runs WHERE run_id LIKE $1 ORDER BY run_id = $2 DESC, run_id LIMIT 6
@@ -117,10 +124,14 @@ SELECT coalesce((SELECT max(seq) FROM runbook.events WHERE run_id = $1), 0),
     (SELECT head FROM runbook.chain WHERE run_id = $1 ORDER BY number DESC LIMIT 1)
 
 -- name: prunable
-SELECT c.run_id, count(e.seq), max(e.seq), (SELECT l.hash FROM runbook.events l WHERE l.run_id = c.run_id ORDER BY l.seq DESC LIMIT 1)
+SELECT c.run_id, count(e.seq), max(e.seq), (SELECT l.hash FROM runbook.events l WHERE l.run_id = c.run_id ORDER BY l.seq DESC LIMIT 1),
+    c.verdict, c.exit_code, c.finished_at, c.duration
 FROM runbook.closings c JOIN runbook.events e ON e.run_id = c.run_id
-WHERE c.finished_at < $1
-GROUP BY c.run_id ORDER BY c.run_id
+WHERE c.finished_at < $1 AND ($2::text[] IS NULL OR c.run_id = ANY($2))
+GROUP BY c.number ORDER BY c.run_id
+
+-- name: chain_lock
+SELECT pg_advisory_xact_lock(hashtext('runbook.closings'))
 
 -- name: prune_events
 DELETE FROM runbook.events WHERE run_id = $1
