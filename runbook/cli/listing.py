@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -35,16 +36,30 @@ def listing(entries: Sequence[Entry], records: Mapping[str, Record], terminal: b
         verdict = row[2].ljust(widths[2])
         colour = COLOURS.get(entry["verdict"] or "", "yellow")
         yield line.replace(verdict, click.style(verdict, fg=colour), 1) if terminal else line
-    if len(records) > 1:
+    known = [records[entry["id"]] for entry in reversed(entries) if entry["id"] in records]
+    runs = [record for record in known if not record["run"].get("remedy")]
+    if len(runs) > 1:
         yield ""
-        yield from curves([records[entry["id"]] for entry in reversed(entries) if entry["id"] in records])
+        yield from curves(runs)
 
 
 def _cells(entry: Entry) -> tuple[str, ...]:
-    params = " ".join(f"{name}={as_text(value)}" for name, value in entry["params"].items() if value is not None)
+    params = " ".join(
+        f"{name}={as_text(value)}" for name, value in sorted(entry["params"].items()) if value is not None
+    )
     took = "" if entry["duration"] is None else duration_text(float(entry["duration"]))
     started = entry["started_at"][:19].replace("T", " ")
-    cells = (started, entry["runbook"], entry["verdict"] or "open", took, entry["operator"] or "", params, entry["id"])
+    title, runbook = entry["title"] or "", entry["runbook"]
+    repair = re.fullmatch(rf"Remedy (\S+) of {re.escape(runbook)}", title)
+    cells = (
+        started,
+        f"{runbook} ({repair[1]})" if repair else runbook,
+        entry["verdict"] or "open",
+        took,
+        entry["operator"] or "",
+        params,
+        entry["id"],
+    )
     return tuple(visible(cell) for cell in cells)
 
 

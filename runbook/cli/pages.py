@@ -73,7 +73,8 @@ def write_history(history: History, entries: Sequence[Entry], asked: Asked, path
         write_aside(folder / f"{run_id}.html", [page.encode()])
     hrefs = {run_id: f"{quote(folder.name)}/{quote(run_id)}.html" for run_id in records}
     title = f"History of {asked.runbook}" if asked.runbook else "History"
-    page = history_page(title, list(records.values()), hrefs, more=len(entries) - len(records))
+    runs = [record for record in records.values() if not record["run"].get("remedy")]
+    page = history_page(title, runs, hrefs, more=len(entries) - len(runs))
     write_aside(path, [page.encode()])
     return len(records)
 
