@@ -365,11 +365,11 @@ def test_what_a_server_says_is_masked(server: Server) -> None:
 
 
 def test_a_slow_one_is_waited_for_a_moment_only(server: Server) -> None:
-    server.wait, server.body = 0.6, b'{"models": []}'
+    server.wait, server.body = 1.5, b'{"models": []}'
     began = time.monotonic()
     asking = Asking({"one": server.url, "two": server.url}, tools())
     assert asking.answers(patient=True) == {"one": LATE, "two": LATE}
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1.4
     for thread in asking._threads:
         thread.join(10)
     assert asking.answers(patient=False) == {"one": {}, "two": {}}
