@@ -74,7 +74,7 @@ def write_history(history: History, entries: Sequence[Entry], asked: Asked, path
     hrefs = {run_id: f"{quote(folder.name)}/{quote(run_id)}.html" for run_id in records}
     title = f"History of {asked.runbook}" if asked.runbook else "History"
     runs = [record for record in records.values() if not record["run"].get("remedy")]
-    page = history_page(title, runs, hrefs, more=len(entries) - len(runs))
+    page = history_page(title, runs, hrefs, more=len(entries) - len(records))
     write_aside(path, [page.encode()])
     return len(records)
 
