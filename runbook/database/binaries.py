@@ -99,15 +99,25 @@ def find_place(base: Path) -> Place:
     """
     account = _server_account(base)
     base.parent.mkdir(parents=True, exist_ok=True)
-    folder = base.parent.resolve() / base.name
-    if os.geteuid() == 0 and not _reachable(folder.parent, account):
-        folder = _private(Path("/var/tmp" if os.path.isdir("/var/tmp") else "/tmp"), folder, account)
+    folder = _server_folder(base, account)
     _own(folder, account)
     if SOCKET_FOLDER.fullmatch(str(folder)):
         return Place(folder, folder, account)
     sockets = _private(Path("/tmp").resolve(), folder, account)
     _own(sockets, account)
     return Place(folder, sockets, account)
+
+
+def has_place(base: Path) -> bool:
+    """Whether there ever was a server for `base`; nothing is made. Raises EmbeddedError."""
+    return base.parent.is_dir() and _server_folder(base, _server_account(base)).is_dir()
+
+
+def _server_folder(base: Path, account: Account) -> Path:
+    folder = base.parent.resolve() / base.name
+    if os.geteuid() == 0 and not _reachable(folder.parent, account):
+        return _private(Path("/var/tmp" if os.path.isdir("/var/tmp") else "/tmp"), folder, account)
+    return folder
 
 
 def _private(parent: Path, folder: Path, account: Account) -> Path:
@@ -159,7 +169,7 @@ def find_programs(home: Path, account: Account) -> list[Programs]:
     existing = {int(name.name[5:]) for name in home.glob("data-*") if name.name[5:].isdecimal()}
     found: list[Programs] = []
     reasons: list[str] = []
-    for folder in _folders():
+    for folder in program_folders():
         answer = _examine(folder, home, account)
         if isinstance(answer, str):
             reasons.append(f"{folder}: {answer}")
@@ -172,7 +182,7 @@ def find_programs(home: Path, account: Account) -> list[Programs]:
     return sorted(found, key=lambda programs: programs.major if programs.major in existing else 0, reverse=True)
 
 
-def _folders() -> Iterator[Path]:
+def program_folders() -> Iterator[Path]:
     seen: set[Path] = set()
     for source in (_system_folders, _path_folders, _wheel_folders):
         for folder in source():

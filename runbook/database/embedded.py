@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from runbook.database.binaries import EmbeddedError, Place, find_place, find_programs
+from runbook.database.binaries import EmbeddedError, Place, find_place, find_programs, has_place
 
 if TYPE_CHECKING:
     import psycopg
@@ -82,9 +82,9 @@ def embedded_database(base: Path, name: str, scripts: Sequence[Path], *, fresh: 
     """
     import psycopg
 
-    sources = [_read(path) for path in scripts]
+    sources = [read_script(path) for path in scripts]
     with _used_place(base) as place:
-        admin, database, created = _opened(place, _database_name(name, sources), sources, fresh)
+        admin, database, created = _opened(place, database_name(name, sources), sources, fresh)
         version = (admin.info.parameter_status("server_version") or "").split()[0]
         if not fresh:
             admin.close()
@@ -100,7 +100,7 @@ def embedded_database(base: Path, name: str, scripts: Sequence[Path], *, fresh: 
 @contextmanager
 def kept_databases(base: Path) -> Iterator[list[str]]:
     """The URLs of all databases that the private server in `base` keeps; it is started if there is one. Raises EmbeddedError."""
-    if not base.is_dir():
+    if not has_place(base):
         yield []
         return
     with _used_place(base) as place, closing(_running_server(place)) as admin:
@@ -114,7 +114,8 @@ def _url(place: Place, role: str, database: str) -> str:
     return f"postgresql://{role}@/{database}?host={place.sockets}&port=5432"
 
 
-def _read(path: Path) -> Script:
+def read_script(path: Path) -> Script:
+    """A script, read. Raises EmbeddedError."""
     try:
         sql = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -128,7 +129,8 @@ def _read(path: Path) -> Script:
     return Script(path, sql)
 
 
-def _database_name(name: str, sources: Sequence[Script]) -> str:
+def database_name(name: str, sources: Sequence[Script]) -> str:
+    """The name of the database of a runbook that these scripts make."""
     digest = hashlib.sha256(name.encode())
     for script in sources:
         digest.update(hashlib.sha256(script.sql.encode()).digest())
