@@ -11,6 +11,7 @@ import click
 
 from runbook.language.values import as_text, brief, duration_text
 from runbook.records.markdown import visible
+from runbook.records.outcomes import remedy_command
 
 if TYPE_CHECKING:
     from runbook.engine.record import Event
@@ -52,6 +53,7 @@ class Account:
         self._asks = False
         self._expectations: dict[tuple[str, str], dict[str, Any]] = {}
         self._declared: Mapping[str, Any] = {}
+        self._file = ""
 
     def plain(self) -> None:
         """No colours from here: what was a terminal becomes a file."""
@@ -107,7 +109,7 @@ def _to_stderr(text: str) -> None:
 
 def _opened(account: Account, data: Mapping[str, Any]) -> None:
     run, around = data["run"], data["circumstances"]
-    account._declared = data["declared"]
+    account._declared, account._file = data["declared"], around["file"]
     account._asks = bool(data["declared"]["preflight"] or data["labels"])
     names = [name for section in data["declared"].values() for name in section]
     account._width = min(max(map(len, names), default=16), 32) + 2
@@ -184,7 +186,7 @@ def _check(account: Account, data: Mapping[str, Any]) -> None:
     if data.get("overridden"):
         account.say(account.style(f"      gone past: {visible(data['overridden'])}", "warning"))
     if known.get("remedy") and verdict == "refuted":
-        account.say(f"      remedy declared: {known['remedy']}")
+        account.say(f"      remedy: {visible(remedy_command(account._file, known['remedy']))}")
 
 
 def _rows(count: int) -> str:
@@ -255,6 +257,15 @@ def _trouble(account: Account, data: Mapping[str, Any]) -> None:
         account.say(account.style(f"  ! {visible(data['because'])}", "warning"))
 
 
+def _notified(account: Account, data: Mapping[str, Any]) -> None:
+    from runbook.operate.notify import told_of
+
+    sent = data["status"] == "sent"
+    mark, kind = ("✓", "passed") if sent else ("!", "warning") if data["status"] == "not sent" else ("-", "skipped")
+    if sent or data["because"]:
+        account.say(account.style(f"  {mark} {visible(told_of(data))}", kind))
+
+
 _SHOW: dict[str, Callable[[Account, Mapping[str, Any]], None]] = {
     "run.opened": _opened,
     "copy.planned": _copy,
@@ -270,4 +281,5 @@ _SHOW: dict[str, Callable[[Account, Mapping[str, Any]], None]] = {
     "audit.row": _trouble,
     "run.halted": _trouble,
     "run.cancelled": _trouble,
+    "notification.sent": _notified,
 }

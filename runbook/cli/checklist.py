@@ -9,6 +9,7 @@ from typing import Any
 from runbook.engine.record import CheckDoc, Record
 from runbook.language.values import as_text, brief, duration_text
 from runbook.records.markdown import visible
+from runbook.records.outcomes import remedy_command
 
 Style = Callable[[str, str], str]
 HEAD = ("check", "verdict", "result", "expected", "took")
@@ -28,7 +29,7 @@ def checklist(record: Record, style: Style, changed: set[str]) -> list[str]:
         text = [_cut(cell, width).ljust(width) for cell, width in zip(cells, widths, strict=True)]
         text[1] = style(text[1], _kind(check))
         lines.append("  ".join(text).rstrip())
-        lines += [f"    {line}" for line in _below(check)]
+        lines += [f"    {line}" for line in _below(check, record["circumstances"]["file"])]
     return lines
 
 
@@ -55,11 +56,11 @@ def _shown(check: CheckDoc) -> str:
     return f"{kind}: {check['verdict']}" if kind == "warning" else kind
 
 
-def _below(check: CheckDoc) -> Iterator[str]:
+def _below(check: CheckDoc, file: str) -> Iterator[str]:
     if check["verdict"] == "refuted":
         yield visible(f"{check['message']}: {check['because']}" if check.get("message") else check["because"])
         if check.get("remedy"):
-            yield f"remedy declared: {check['remedy']}"
+            yield f"remedy: {visible(remedy_command(file, check['remedy']))}"
 
 
 def _width(cells: list[str], limit: int) -> int:

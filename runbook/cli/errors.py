@@ -31,7 +31,14 @@ def exit_code(error: BaseException) -> int:
     """The documented exit code for an exception of ours."""
     if isinstance(error, InvalidRunbook):
         return INVALID
-    known = {"NoConsent": USAGE, "NotRehearsed": BLOCKED, "Locked": LOCKED, "StoppedWaiting": CANCELLED}
+    known = {
+        "NoConsent": USAGE,
+        "NoSuchRemedy": USAGE,
+        "NotRehearsed": BLOCKED,
+        "TooManyRows": BLOCKED,
+        "Locked": LOCKED,
+        "StoppedWaiting": CANCELLED,
+    }
     return known.get(type(error).__name__, ERRORED)
 
 

@@ -48,7 +48,7 @@ class Work:
 
     @classmethod
     def begin(cls, runbook: Runbook, inputs: Inputs, ports: Ports) -> Work:
-        return cls(runbook, inputs, ports, _initial_scope(runbook, inputs), ports.monotonic())
+        return cls(runbook, inputs, ports, initial_scope(runbook, inputs), ports.monotonic())
 
     def elapsed(self) -> Decimal:
         return rounded(self.ports.monotonic() - self.began)
@@ -103,7 +103,8 @@ def _nulled(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: None if isinstance(value, Absent) else value for name, value in facts.items()}
 
 
-def _initial_scope(runbook: Runbook, inputs: Inputs) -> dict[str, Any]:
+def initial_scope(runbook: Runbook, inputs: Inputs) -> dict[str, Any]:
+    """The names that expressions see before anything is measured."""
     later = "comes after this check"
     steps = (*runbook.steps, *runbook.on_failure, *runbook.finally_)
     return {

@@ -35,6 +35,8 @@ def resume(folder: Path, record: Record, runbook: Runbook, params: Mapping[str, 
         raise Locked(run.get("lock", ""), known)
     if record["rehearsal"] or run.get("rehearsal"):
         raise _refused(runbook, f"run {run['id']} was a rehearsal: what it did is gone with its copies", "run it anew")
+    if run.get("remedy"):
+        raise _refused(runbook, f"run {run['id']} was the remedy `{run['remedy']}`", "look with `runbook remedy` again")
     if "versions" not in record["circumstances"]:
         raise _refused(runbook, "it had not begun when its runner died", "run it anew, without --resume")
     if run.get("successor"):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, NamedTuple
 
 from runbook.engine.record import Record
@@ -247,6 +249,12 @@ def _ended(record: Record) -> str:
         return "a dry run"
     reason = f": {run['because']}" if run.get("because") else ""
     return _cut(f"the run ended {run['verdict']}{reason}")
+
+
+def remedy_command(file: str, name: str) -> str:
+    """How a remedy of the runbook in `file` is looked at, and done."""
+    path = Path(file)
+    return f"runbook remedy {quote(path.stem if path.parent.name == 'runbooks' else file)} {quote(name)}"
 
 
 def _facts(*facts: tuple[str, Any]) -> str:

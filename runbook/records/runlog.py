@@ -9,6 +9,7 @@ from typing import Any
 from runbook.engine.record import CheckDoc, ExpectationDoc, Record, StepDoc
 from runbook.language.values import as_text, duration_text
 from runbook.records.markdown import block, code, number, plain, table, visible
+from runbook.records.outcomes import remedy_command
 
 MAX_ROWS = 50
 
@@ -154,7 +155,7 @@ def issues(record: Record) -> Iterator[str]:
     run = record["run"]
     for section, name, check in _all_checks(record):
         if check["verdict"] in ("refuted", "unknown"):
-            yield _missed(f"{section}.{name}", check)
+            yield _missed(f"{section}.{name}", check, record["circumstances"].get("file", ""))
     for name, item in record["expectations"].items():
         if item["verdict"] in ("refuted", "unknown"):
             yield _missed(name, item)
@@ -173,9 +174,10 @@ def issues(record: Record) -> Iterator[str]:
         yield f"audit: {run['audit']}: {plain(record['audit'].get('because', ''))}"
 
 
-def _missed(name: str, item: Any) -> str:
+def _missed(name: str, item: Any, file: str = "") -> str:
     warning = " (warning)" if item.get("severity") == "warn" else ""
-    remedy = f"; remedy: {code(item['remedy'])}" if item.get("remedy") and item["verdict"] == "refuted" else ""
+    cure = item.get("remedy") if item["verdict"] == "refuted" else ""
+    remedy = f"; remedy: {code(remedy_command(file, cure))}" if cure else ""
     passed = f"; gone past: {plain(item['overridden'])}" if item.get("overridden") else ""
     return f"{plain(name)} {item['verdict']}{warning}: {_message(item)}{code(item['because'])}{remedy}{passed}"
 

@@ -42,7 +42,7 @@ def test_a_refuted_check_says_why_and_what_could_be_done(
     write("small.yaml", HEAD + DB + CHECKS)
     ended = program("check", "small.yaml", env={"DATABASE_URL": database.url})
     assert ended.code == 3 and "blocked" in ended.err
-    assert "    too many: result < 2   where result = 2" in ended.err and "remedy declared: empty" in ended.err
+    assert "    too many: result < 2   where result = 2" in ended.err and "remedy: runbook remedy " in ended.err
 
 
 def test_watching_asks_again_and_tells_what_changed(
