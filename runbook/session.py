@@ -313,6 +313,10 @@ class _Session:
             run_engine(self.runbook, self.inputs, self._ports())
             self._write_report()
             self._end_rehearsal()
+            if self.runbook.notify:
+                from runbook.operate.notify import notify
+
+                notify(self.books.record, self.world, self.books.emit)
             if self.books.record["run"]["audit"] != "pending" and self.books.record["report"]:
                 mark_closed(self.books.journal.path.parent)
         except JournalError as error:

@@ -330,7 +330,7 @@ def _record(order: Mapping[str, Any], cancellation: Cancellation) -> Any:
         connections[name] = connections[name]._replace(read_env=variable)
         os.environ[variable] = url
     return execute(
-        runbook._replace(connections=connections),
+        runbook._replace(connections=connections, notify=()),
         params=order["params"],
         options=Options(database=order["urls"], project=Path.cwd() / ".runbook", seen=seen, wait=True),
         consent=lambda question: True,

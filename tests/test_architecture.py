@@ -51,6 +51,8 @@ MAY_KNOW = {
         "dry_run",
         "trial",
         "repro",
+        "remedy",
+        "doctor",
         "operate",
         "records",
         "engine.record",

@@ -18,6 +18,7 @@ COMMANDS = {
     "exec": "Run a runbook: predict, run, measure, judge, record, report.",
     "validate": "Look for problems in runbooks, without running anything.",
     "check": "Ask the preflight alone, read-only.",
+    "doctor": "Is all there that a run needs? With the cure where it is not.",
     "test": "Try runbooks out: do they come out as their cases say?",
     "new": "Write a commented runbook to start from.",
     "status": "What is running here; finds the lost.",
@@ -30,7 +31,9 @@ COMMANDS = {
     "diff": "What differs between two runs.",
     "repro": "Run a recorded run again: does it come out the same?",
     "note": "Add to the notes of a run, and render its run log again.",
+    "remedy": "Repairs that a runbook declares: list, look, apply.",
     "prune": "Remove old run folders, output and audit detail, on record.",
+    "schema": "The JSON Schema of runbooks, for editors.",
     "audit": "The audit in the database: verify, export, schema.",
 }
 

@@ -33,6 +33,7 @@ _HEADINGS = {
     "on_failure": "On failure",
     "finally": "Finally",
     "audit.finished": "End",
+    "notify": "Notifications",
     "remedies": "Remedies",
 }
 _KINDS = {"evaluated": "measured", "would run": "", "cannot know": "unknown"}

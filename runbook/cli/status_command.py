@@ -89,6 +89,10 @@ def _facts(seen: Seen, run: Any) -> list[str]:
         lines.append(f"not closed: {seen.trouble}")
     if run["verdict"] == "lost" and seen.resumable:
         lines.append(f"go on with it: runbook exec --resume {run['id']}")
+    if seen.record and seen.record["notifications"]:
+        from runbook.operate.notify import told_of
+
+        lines += map(told_of, seen.record["notifications"])
     if seen.record and seen.record["report"]:
         lines.append(f"run log: {seen.record['report']}")
     return lines

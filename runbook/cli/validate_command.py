@@ -52,7 +52,7 @@ def command(files: tuple[str, ...], databases: tuple[str, ...], as_json: bool) -
     for note in notes:
         click.echo(f"note: {note}", err=True)
     bad = len({problem.file for problem in problems})
-    count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''} in {bad} of {len(files)} files"
+    count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''} in {bad} of {max(len(files), bad)} files"
     click.echo(count if problems else f"{len(files)} file{'s' if len(files) != 1 else ''}, no problems", err=True)
     sys.exit(INVALID if problems else 0)
 

@@ -27,8 +27,20 @@ from runbook.engine.run import begin
 from runbook.engine.work import Work
 from runbook.language.document import Where
 from runbook.language.expressions import EvaluationError, Expression, NotYet, Scope
-from runbook.language.model import Check, Expectation, File, Probe, Request, Runbook, Severity, Sql, Step
-from runbook.language.names import RUN_AT_END, RUN_AT_START
+from runbook.language.model import (
+    Check,
+    Expectation,
+    Extension,
+    File,
+    Notification,
+    Probe,
+    Request,
+    Runbook,
+    Severity,
+    Sql,
+    Step,
+)
+from runbook.language.names import RUN_AFTERWARDS, RUN_AT_START
 from runbook.language.values import Absent, as_text, brief, duration_text, to_data
 
 State = Literal["evaluated", "would run", "cannot know"]
@@ -63,7 +75,8 @@ def foresee(
 
 def _reads(probe: Probe) -> bool:
     """Whether a probe is sure to read only."""
-    return isinstance(probe, Sql | File) or (isinstance(probe, Request) and probe.method == "get")
+    safe = isinstance(probe, Extension) and probe.kind.safe
+    return safe or isinstance(probe, Sql | File) or (isinstance(probe, Request) and probe.method == "get")
 
 
 class _Plan:
@@ -208,6 +221,8 @@ class _Plan:
         for step in (*runbook.on_failure, *runbook.finally_):
             self._step(step)
         self._row("audit.finished", runbook.audit.finished)
+        for notification in runbook.notify:
+            self._notification(notification)
         for remedy in runbook.remedies.values():
             for key, sql in (("find", remedy.find), ("sql", remedy.sql)):
                 if sql is not None:
@@ -227,7 +242,7 @@ class _Plan:
         scope["postconditions"] = {check.name: _later(f"{check.shown} was not asked") for check in checks}
         scope |= {name: _later(f"`{name}` is measured after the steps") for name in ("after", "delta")}
         scope["audit"] = {"started": _later("audit.started is not written")}
-        ends = {fact: _later(f"run.{fact} is known at the end") for fact in RUN_AT_END if fact not in RUN_AT_START}
+        ends = {fact: _later(f"run.{fact} is known at the end") for fact in RUN_AFTERWARDS if fact not in RUN_AT_START}
         scope["run"] = {**scope["run"], **ends}
 
     def _row(self, shown: str, sql: Sql | None) -> None:
@@ -248,6 +263,14 @@ class _Plan:
         found = self._examine(Part(shown, step.where, step.action, step.name, writes=True), self.work.scope)
         later = later or found.later or (_IN_CASE if step.stage == "on_failure" else "")
         self.tell(shown, step.where, found._replace(later=later), *notes, *_limits(step))
+
+    def _notification(self, item: Notification) -> None:
+        shown = f"notify.{item.name}"
+        due, later, notes = self._due(shown, item.where, item.when, decides=False)
+        if due:
+            found = self._examine(Part(shown, item.where, item.use), self.work.scope)
+            notes += [f"at the verdicts {', '.join(item.on)}", f"at most {duration_text(item.timeout)}"]
+            self.tell(shown, item.where, found._replace(later=later), *notes, decides=False)
 
     def _postcondition(self, check: Check) -> None:
         blank = {"verdict": None, "result": None, "message": None, "because": "not asked: this is a dry run"}
@@ -273,7 +296,9 @@ class _Plan:
             kind: Literal["blocked", "errored"] = "blocked" if judgement.verdict == "refuted" else "errored"
             self._stands(kind, f"{check.shown} will be {judgement.verdict}: {judgement.because}", check.where)
 
-    def _due(self, shown: str, where: Where, when: Expression | None) -> tuple[bool, str, list[str]]:
+    def _due(
+        self, shown: str, where: Where, when: Expression | None, *, decides: bool = True
+    ) -> tuple[bool, str, list[str]]:
         """Whether it would be its turn, why that cannot be known yet, and what is to be said of it."""
         if when is None:
             return True, "", []
@@ -282,7 +307,8 @@ class _Plan:
         except NotYet as error:
             return True, f"when: {error}", []
         except EvaluationError as error:
-            self._stands("errored", f"{shown}: when: {error}", where)
+            if decides:
+                self._stands("errored", f"{shown}: when: {error}", where)
             return True, "", [f"when: {error}"]
         if due:
             return True, "", [f"`when` is true: {when.explain(self.work.scope)}"]

@@ -136,6 +136,7 @@ class Record(TypedDict):
     handwritten: str
     timeline: list[SpanDoc]
     progress: list[dict[str, Any]]
+    notifications: list[dict[str, Any]]
     problems: list[dict[str, Any]]
     report: str | None
     journal: str | None
@@ -165,6 +166,7 @@ def empty_record() -> Record:
         "handwritten": "",
         "timeline": [],
         "progress": [],
+        "notifications": [],
         "problems": [],
         "report": None,
         "journal": None,
@@ -410,4 +412,5 @@ _APPLY: dict[str, Callable[[Record, Data], None]] = {
     "plan.line": _planned,
     "plan.finished": _foreseen,
     "note.added": _note,
+    "notification.sent": lambda record, data: record["notifications"].append(dict(data)),
 }

@@ -18,6 +18,8 @@ from runbook.language.schema import param_errors, schema_trouble
 DEFAULT_REPORT = "logs/{{ runbook.name }}_{{ run.stamp }}.md"
 _PROBES = ("sql", "http", "command", "file")
 _ACTIONS = ("command", "shell", "sql", "http")
+ENDINGS: tuple[model.Ending, ...] = ("passed", "refuted", "blocked", "failed", "errored", "cancelled", "lost")
+UNASKED = ENDINGS[1:]  # the verdicts of which is told where nothing else is asked for
 
 
 def build(document: Document, path: Path, named: Mapping[str, Any]) -> tuple[model.Runbook, list[Problem]]:
@@ -52,9 +54,11 @@ def build(document: Document, path: Path, named: Mapping[str, Any]) -> tuple[mod
         report_template=_report_template(fields, report),
         audit=_audit(fields),
         remedies={name: _remedy(fields, name, item) for name, item in (data.get("remedies") or {}).items()},
+        notify=tuple(_notification(fields, name, item) for name, item in (data.get("notify") or {}).items()),
         timeout=fields.duration((), data, "timeout"),
         sha256=document.sha256,
         files=fields.files,
+        kinds=tuple(used.kind for room in fields.others.values() for used in room.values()),
     )
     return runbook, fields.problems
 
@@ -122,7 +126,7 @@ def _check_url(fields: Fields, where: Where, item: Mapping[str, Any]) -> None:
 
 def _state(fields: Fields, name: str, item: Mapping[str, Any]) -> model.State:
     where: Where = ("state", name)
-    kind = fields.kinds(where, item, _PROBES, needed=True)
+    kind = fields.kinds(where, item, (*_PROBES, *fields.others["probes"]), needed=True)
     columns = fields.metrics.get(name)
     for metric in item.get("labels") or {}:
         if columns is not None and metric not in columns:
@@ -147,7 +151,7 @@ def _check(
     fields: Fields, section: Literal["preflight", "postconditions"], name: str, item: Mapping[str, Any]
 ) -> model.Check:
     where: Where = (section, name)
-    kind = fields.kinds(where, item, _PROBES, needed=False)
+    kind = fields.kinds(where, item, (*_PROBES, *fields.others["probes"]), needed=False)
     if not kind and "expect" not in item:
         fields.wrong(where, "a check needs a probe or an `expect`", "add sql:, http:, command: or file:", at="key")
     if "until" in item and "expect" not in item:
@@ -255,9 +259,9 @@ def _steps(fields: Fields, stage: model.Stage) -> tuple[model.Step, ...]:
 
 def _step(fields: Fields, stage: model.Stage, name: str, item: Mapping[str, Any]) -> model.Step:
     where: Where = (stage, name)
-    kind = fields.kinds(where, item, _ACTIONS, needed=True)
+    kind = fields.kinds(where, item, (*_ACTIONS, *fields.others["steps"]), needed=True)
     known = "steps" if stage == "steps" else "aftermath"
-    names = PROBE_NAMES["command" if kind == "shell" else kind] if kind else ()
+    names = PROBE_NAMES.get("command" if kind == "shell" else kind, ())
     shape = fields.names(known, "result", "rowcount", *names)
     retry = item.get("retry") or {"attempts": 1}
     return model.Step(
@@ -283,6 +287,8 @@ def _action(fields: Fields, where: Where, item: Mapping[str, Any], kind: str, kn
         return fields.sql(where, item, fields.names(known, secrets=True), single=False)
     if kind == "http":
         return fields.request((*where, "http"), item["http"], known)
+    if kind in fields.others["steps"]:
+        return fields.extension((*where, kind), item[kind], fields.others["steps"][kind], known)
     return fields.command(where, item, known)
 
 
@@ -292,7 +298,8 @@ def _stand_in(fields: Fields, where: Where, item: Any, known: str) -> model.Acti
         return None
     if item == "skip":
         return "skip"
-    return _action(fields, where, item, fields.kinds(where, item, _ACTIONS, needed=True), known)
+    kinds = (*_ACTIONS, *fields.others["steps"])
+    return _action(fields, where, item, fields.kinds(where, item, kinds, needed=True), known)
 
 
 def _report_template(fields: Fields, report: Mapping[str, Any]) -> str | None:
@@ -340,4 +347,25 @@ def _remedy(fields: Fields, name: str, item: Mapping[str, Any]) -> model.Remedy:
     find = fields.sql(where, item, shape, key="find") if "find" in item else None
     return model.Remedy(
         name, where, item.get("description", ""), find, fields.sql(where, item, shape), item["max_rows"]
+    )
+
+
+def _notification(fields: Fields, name: str, item: Mapping[str, Any]) -> model.Notification:
+    where: Where = ("notify", name)
+    kind = fields.kinds(where, item, ("http", "command"), needed=True)
+    if kind == "http":
+        use: model.Request | model.Command = fields.request((*where, "http"), item["http"], "notify")
+        if "select" in item["http"]:
+            fields.wrong((*where, "http", "select"), "`select` has no meaning here: nothing is read", at="key")
+    else:
+        use = fields.command(where, item, "notify")
+    given = item.get("on", UNASKED)
+    on: list[Any] = [given] if isinstance(given, str) else given
+    return model.Notification(
+        name,
+        where,
+        ENDINGS if "any" in on else tuple(on),
+        use,
+        fields.duration(where, item, "timeout") or model.NOTIFY_TIMEOUT,
+        fields.optional(where, item, "when", fields.names("notify")),
     )

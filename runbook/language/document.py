@@ -39,24 +39,24 @@ class Document(NamedTuple):
 
     def key_span(self, where: Where) -> Span:
         """The key at `where`; of a list's item and of the whole, the value."""
-        entry, _, _ = self._walk(where)
-        return self._key(entry) or self.source.span(entry.start, entry.end)
+        entry, _, _, source = self._walk(where)
+        return _key(entry, source) or source.span(entry.start, entry.end)
 
     def value_span(self, where: Where) -> Span:
         """The value at `where`, its first line; the key where the value is empty. An alias is a value of its own."""
-        entry, _, found = self._walk(where)
-        key = self._key(entry) if not found or entry.start >= entry.end else None
-        return key or self.source.span(entry.start, entry.end)
+        entry, _, found, source = self._walk(where)
+        key = _key(entry, source) if not found or entry.start >= entry.end else None
+        return key or source.span(entry.start, entry.end)
 
     def locate(self, where: Where, offset: int) -> tuple[int, int]:
         """Line and column, from 1, of character `offset` of the string at `where`, also through an alias."""
-        entry, value, found = self._walk(where)
+        entry, value, found, source = self._walk(where)
         if not found or not isinstance(value, str):
             return self.value_span(where)[:2]
         if value is self.text:
-            return self.source.position(max(0, min(offset, len(value))))
+            return source.position(max(0, min(offset, len(value))))
         start, end = entry.inner if isinstance(entry.inner, tuple) else (entry.start, entry.end)
-        return self.source.position(index_of(self.text, start, end, value, offset))
+        return source.position(index_of(source.text, start, end, value, offset))
 
     def problem(
         self,
@@ -72,30 +72,37 @@ class Document(NamedTuple):
 
         `width` characters are underlined: by default the key, the value, or the word at `offset`.
         """
+        source = self.source_of(where)
         if offset is not None:
             line, column = self.locate(where, offset)
-            span = Span(line, column, self._word(line, column))
+            span = Span(line, column, _word(source, line, column))
         else:
             span = self.key_span(where) if at == "key" else self.value_span(where)
-        return self.source.problem(span if width is None else span._replace(width=width), message, hint, where)
+        return source.problem(span if width is None else span._replace(width=width), message, hint, where)
 
-    def _key(self, entry: Entry) -> Span | None:
-        return self.source.span(entry.key_start, entry.key_end) if entry.key_end else None
+    def source_of(self, where: Where) -> Source:
+        """The text in which `where` stands: another one's where it was included from there."""
+        return self._walk(where)[3]
 
-    def _word(self, line: int, column: int) -> int:
-        start, end = self.source.bounds(line)
-        word = _WORD.match(self.text, start + column - 1, end)
-        return len(word.group()) if word else 1
-
-    def _walk(self, where: Where) -> tuple[Entry, Any, bool]:
-        """The entry and the value at `where`, or of the nearest ancestor and False."""
-        entry, value = self.root, self.data
+    def _walk(self, where: Where) -> tuple[Entry, Any, bool, Source]:
+        """The entry and the value at `where`, or of the nearest ancestor and False; and the text in which it stands."""
+        entry, value, source = self.root, self.data, self.source
         for part in where:
             child = _child(entry, part)
             if child is None:
-                return entry, value, False
-            entry, value = child, value[part]
-        return entry, value, True
+                return entry, value, False, source
+            entry, value, source = child, value[part], child.source or source
+        return entry, value, True, source
+
+
+def _key(entry: Entry, source: Source) -> Span | None:
+    return source.span(entry.key_start, entry.key_end) if entry.key_end else None
+
+
+def _word(source: Source, line: int, column: int) -> int:
+    start, end = source.bounds(line)
+    word = _WORD.match(source.text, start + column - 1, end)
+    return len(word.group()) if word else 1
 
 
 def _child(entry: Entry, part: str | int) -> Entry | None:

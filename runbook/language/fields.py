@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from runbook.language.document import Document, Where, read_text
 from runbook.language.expressions import Expression, ExpressionProblem, parse_expression
-from runbook.language.model import Command, File, Request, Sql
+from runbook.language.kinds import Used, met, part_of
+from runbook.language.model import Command, Extension, File, Probe, Request, Sql
 from runbook.language.names import PROBE_NAMES, Shape, check_names, shape_at
 from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
 from runbook.language.sqltext import query_columns
@@ -37,9 +38,10 @@ class Fields:
         self._shapes: dict[str, Shape] = {}
         self.problems: list[Problem] = []
         self.files: dict[str, str] = {}
+        self.others = met(self.data)
         states = self.data.get("state") or {}
         self.metrics = {name: self._columns(states.get(name, {})) for name in named.get("state") or {}}
-        self.whole = {**shape_at("end", named, self.metrics), "result": None}
+        self.whole = {**shape_at("notify", named, self.metrics), "result": None}
 
     def wrong(self, where: Where, message: str, hint: str = "", at: Literal["key", "value"] = "value") -> None:
         self.problems.append(self.document.problem(where, message, hint, at=at))
@@ -291,14 +293,16 @@ class Fields:
             ("stdin", ("command", "shell")),
             ("returns", ("sql",)),
             ("connection", ("sql",)),
-            ("select", ("sql", "http", "command", "file")),
+            ("select", ("sql", "http", "command", "file", *self.others["probes"])),
         ):
             if key in item and kind not in kinds:
                 self.wrong((*where, key), f"`{key}` has no meaning without {' or '.join(kinds)}", at="key")
         return kind
 
-    def probe(self, where: Where, item: Mapping[str, Any], kind: str, stage: str) -> Sql | Request | Command | File:
+    def probe(self, where: Where, item: Mapping[str, Any], kind: str, stage: str) -> Probe:
         """The probe of an entry."""
+        if kind in self.others["probes"]:
+            return self.extension((*where, kind), item[kind], self.others["probes"][kind], stage)
         if kind == "sql":
             return self.sql(where, item, self.names(stage, secrets=True))
         if kind == "http":
@@ -313,3 +317,21 @@ class Fields:
         if kind == "http" and "select" in item["http"]:
             return self.expression((*where, "http", "select"), item["http"]["select"], shape)
         return self.optional(where, item, "select", shape)
+
+    # --- kinds of other packages ------------------------------------------------------------------------------
+
+    def extension(self, where: Where, item: Any, used: Used, stage: str) -> Extension:
+        """What stands under the key of another package's kind, its texts parsed."""
+        return Extension(used.kind, self._given(where, item, used.schema, self.names(stage, secrets=True)))
+
+    def _given(self, where: Where, value: Any, schema: Any, shape: Shape) -> Any:
+        known = schema if isinstance(schema, Mapping) else {}
+        if known.get("x-runbook") == "expression":
+            return self.expression(where, value, shape)
+        if isinstance(value, str):
+            return self.template(where, value, shape)
+        if isinstance(value, dict):
+            return {key: self._given((*where, key), item, part_of(known, key), shape) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._given((*where, i), item, part_of(known, i), shape) for i, item in enumerate(value)]
+        return value

@@ -56,20 +56,28 @@ def _unchanged(runbook: Runbook) -> bool:
         same = all(hashlib.sha256(read_bytes(Path(f), f)).hexdigest() == digest for f, digest in runbook.files.items())
     except InvalidRunbook:
         return False
-    return same and all(script.is_file() for script in scripts)
+    same = same and all(script.is_file() for script in scripts)
+    if not same or not runbook.kinds:
+        return same
+    from runbook.language.kinds import unchanged
+
+    return unchanged(runbook.kinds)
 
 
 def _load(document: Document, path: Path) -> Runbook:
     from runbook.language.build import build
+    from runbook.language.includes import included, with_defaults
     from runbook.language.schema import shape_problems
 
+    document, files, refused = included(document, path.parent)
     misshapen = shape_problems(document)
     if misshapen:
-        raise InvalidRunbook([*(problem for _, problem in misshapen), *_further(document, path, misshapen)])
+        raise InvalidRunbook([*refused, *(problem for _, problem in misshapen), *_further(document, path, misshapen)])
+    document = with_defaults(document)
     runbook, problems = build(document, path, document.data)
-    if problems:
-        raise InvalidRunbook(problems)
-    return runbook
+    if refused or problems:
+        raise InvalidRunbook([*refused, *problems])
+    return runbook._replace(files={**files, **runbook.files})
 
 
 # Sections that others refer to: where one of these is misspelt or misshapen, what is said of the rest would mislead.
@@ -85,7 +93,10 @@ _NEEDED = (
     "postconditions",
     "remedies",
 )
-_OF_ENTRIES = ("state", "preflight", "expectations", "steps", "postconditions", "on_failure", "finally", "remedies")
+_OF_ENTRIES = (
+    *("state", "preflight", "expectations", "steps", "postconditions"),
+    *("on_failure", "finally", "remedies", "notify"),
+)
 
 
 def _further(document: Document, path: Path, misshapen: list[tuple[Where, Problem]]) -> list[Problem]:

@@ -12,6 +12,7 @@ from runbook.language.templates import ShellTemplate, SqlTemplate, Template
 
 CHECK_TIMEOUT = 60.0  # seconds
 STEP_TIMEOUT = 24 * 3600.0  # seconds
+NOTIFY_TIMEOUT = 10.0  # seconds
 Severity = Literal["error", "warn"]
 Returns = Literal["rows", "row", "value", "column", "map"]
 
@@ -54,8 +55,31 @@ class File(NamedTuple):
     path: Template
 
 
-Probe = Sql | Request | Command | File
-Action = Sql | Request | Command
+class Kind(NamedTuple):
+    """A kind of probe or step of another package, and what tells whether it is still the same.
+
+    `entry` is where its object is (`module:attribute`), `schema` the SHA-256 of the schema of its keys. A `safe` probe only
+    reads.
+    """
+
+    room: Literal["probes", "steps"]
+    key: str
+    package: str
+    version: str
+    entry: str
+    schema: str
+    safe: bool
+
+
+class Extension(NamedTuple):
+    """What stands under the key of such a kind: data whose texts are templates, or expressions where its schema says so."""
+
+    kind: Kind
+    given: Any
+
+
+Probe = Sql | Request | Command | File | Extension
+Action = Sql | Request | Command | Extension
 
 
 class Until(NamedTuple):
@@ -184,6 +208,20 @@ class Remedy(NamedTuple):
     max_rows: int
 
 
+Ending = Literal["passed", "refuted", "blocked", "failed", "errored", "cancelled", "lost"]
+
+
+class Notification(NamedTuple):
+    """Who is told of a run that ended with one of the verdicts in `on`, and how; `timeout` in seconds."""
+
+    name: str
+    where: Where
+    on: tuple[Ending, ...]
+    use: Request | Command
+    timeout: float
+    when: Expression | None
+
+
 class AuditRows(NamedTuple):
     """Rows of the user's own, and where audit, lock and clock live (empty: nowhere)."""
 
@@ -216,9 +254,11 @@ class Runbook(NamedTuple):
     report_template: str | None
     audit: AuditRows
     remedies: dict[str, Remedy]
+    notify: tuple[Notification, ...]
     timeout: float | None
     sha256: str
     files: dict[str, str]
+    kinds: tuple[Kind, ...] = ()
 
     @property
     def folder(self) -> Path:

@@ -15,6 +15,7 @@ Shape = Mapping[str, Any]
 RUN_AT_START = ("id", "stamp", "started_at", "operator", "inputs")
 RUN_LATER = (*RUN_AT_START, "outcome")
 RUN_AT_END = (*RUN_LATER, "verdict", "exit_code", "finished_at", "duration")
+RUN_AFTERWARDS = (*RUN_AT_END, "because", "report")
 STEP_FACTS = (
     "verdict",
     "exit_code",
@@ -35,7 +36,18 @@ PROBE_NAMES = {
     "command": ("exit_code", "stdout", "stderr", "json"),
     "file": (),
 }
-STAGES = ("lock", "start", "preflight", "predictions", "audit.started", "steps", "postconditions", "aftermath", "end")
+STAGES = (
+    "lock",
+    "start",
+    "preflight",
+    "predictions",
+    "audit.started",
+    "steps",
+    "postconditions",
+    "aftermath",
+    "end",
+    "notify",
+)
 
 
 def shape_at(stage: str, data: Mapping[str, Any], metrics: Mapping[str, list[str] | None]) -> Shape:
@@ -66,6 +78,8 @@ def shape_at(stage: str, data: Mapping[str, Any], metrics: Mapping[str, list[str
         tree["run"] = dict.fromkeys(RUN_LATER, ANY)
     if reached >= STAGES.index("end"):
         tree["run"] = dict.fromkeys(RUN_AT_END, ANY)
+    if reached >= STAGES.index("notify"):
+        tree["run"] = dict.fromkeys(RUN_AFTERWARDS, ANY)
     return tree
 
 

@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runbook.language.document import Document, Where
+from runbook.language.document import Document, Where, dotted
+from runbook.language.kinds import known_properties, look, merged, unfilled
 from runbook.language.problems import Problem, did_you_mean
 from runbook.language.values import as_text, brief
 
@@ -94,7 +95,7 @@ def schema_trouble(schema: Any) -> str | None:
     for node in _nested(schema):
         for key in ("$ref", "$dynamicRef", "$recursiveRef"):
             if key in node:
-                return f"`{key}` is not followed in a param's schema"
+                return f"`{key}` is not followed in a schema"
         if isinstance(node.get("pattern"), str):
             try:
                 re.compile(node["pattern"])
@@ -124,7 +125,30 @@ def _nested(schema: Any) -> Iterator[Mapping[str, Any]]:
 
 def shape_problems(document: Document, file: str = RUNBOOK) -> list[tuple[Where, Problem]]:
     """Every place where the document is not of the shape that a file of `schemas/` gives, with the path of what is at fault."""
-    return [found for misfit in _misfits(_validator_in(file), document.data) for found in _problems(document, misfit)]
+    others = look(document.data) if file == RUNBOOK else None
+    if others is None or not any(others.offered.values()):
+        misfits = _misfits(_validator_in(file), document.data)
+        return [found for misfit in misfits for found in _problems(document, misfit)]
+    validator = _validator(merged(schema_in(file), known_properties(others)))
+    misfits = (
+        misfit
+        for misfit in _misfits(validator, document.data)
+        if misfit.of_name or not unfilled(others, misfit.where, misfit.kind, misfit.value)
+    )
+    refused = [(where, document.problem(where, because, at="key")) for where, because in others.refused.items()]
+    return refused + [found for misfit in misfits for found in _problems(document, misfit)]
+
+
+def value_trouble(schema: Mapping[str, Any], value: Any) -> str:
+    """Why a value does not fit a schema, place by place, or nothing."""
+    found = [(dotted(misfit.where), _param_message(misfit)) for misfit in _misfits(_validator(schema), _plainly(value))]
+    return "; ".join(f"{where}: {message}" if where else message for where, message in found)
+
+
+def _plainly(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plainly(item) for key, item in value.items()}
+    return [_plainly(item) for item in value] if isinstance(value, list) else _plain(value)
 
 
 def _misfits(validator: Draft202012Validator, data: Any) -> Iterator[Misfit]:

@@ -69,7 +69,8 @@ def _picture(code: int) -> str:
 class Entry(NamedTuple):
     """Where a value stands and, in a mapping, its key, as character indexes (`key_end` 0: there is no key).
 
-    `inner` has the entries of a collection's items; of a scalar that an alias brought here, where that was written.
+    `inner` has the entries of a collection's items; of a scalar that an alias brought here, where that was written. `source` is
+    the text that it and all within it stand in, where that is another file's.
     """
 
     key_start: int
@@ -77,6 +78,7 @@ class Entry(NamedTuple):
     start: int
     end: int
     inner: dict[str, Entry] | list[Entry] | tuple[int, int] | None
+    source: Source | None = None
 
 
 class Source:

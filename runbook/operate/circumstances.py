@@ -50,6 +50,7 @@ def versions(runbook: Runbook) -> dict[str, str]:
     """Of the runbook's text, of this program, of Python and of the packages that this program needs."""
     found = {"runbook file": f"sha256 {runbook.sha256}"}
     found |= {f"file {Path(name).name}": f"sha256 {digest}" for name, digest in runbook.files.items()}
+    found |= {kind.package: kind.version for kind in runbook.kinds}
     return found | {"runbook": __version__, "Python": sys.version.split()[0]} | packages()
 
 

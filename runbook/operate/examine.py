@@ -19,12 +19,13 @@ from urllib.parse import urlsplit
 from runbook.engine.ports import Examined, Obstacle, Part
 from runbook.language.document import Where
 from runbook.language.expressions import EvaluationError, NotYet, Scope
-from runbook.language.model import Command, File, Request, Runbook, Sql
+from runbook.language.model import Command, Extension, File, Request, Runbook, Sql
 from runbook.language.problems import Problem
 from runbook.language.templates import Template, render_path, render_sql
 from runbook.language.values import as_text, brief
 from runbook.operate.world import World, without_credentials
 from runbook.system.command import Rendered, render_command
+from runbook.system.extension import ready
 from runbook.system.http import render_request
 from runbook.system.process import cannot_start
 
@@ -62,6 +63,8 @@ class Examiner:
             return self._command(part, part.use, scope)
         if isinstance(part.use, Request):
             return self._request(part, part.use, scope)
+        if isinstance(part.use, Extension):
+            return self._extension(part, part.use, scope)
         path = self._world.tools().folder / render_path(part.use.path, scope)
         return Examined(f"look at {path}")
 
@@ -101,6 +104,12 @@ class Examiner:
         if why:
             return Examined(exchange.what, obstacles=(self._obstacle(part, why),))
         return Examined(exchange.what, ("its host is known, and was not asked",))
+
+    def _extension(self, part: Part, extension: Extension, scope: Scope) -> Examined:
+        kind, what = extension.kind, ready(extension, scope, self._world.tools(part.step)).what
+        now = part.where[0] in ("state", "preflight") and not kind.safe
+        later = f"{part.shown} is not asked in a dry run: it does not call itself safe" if now else ""
+        return Examined(what, (f"of {kind.package} {kind.version}",), later)
 
     # --- SQL --------------------------------------------------------------------------------------------------
 
@@ -193,6 +202,8 @@ def _source(part: Part) -> str:
         return f"{use.method.upper()} {use.url.source}"
     if isinstance(use, File):
         return f"look at {use.path.source}"
+    if isinstance(use, Extension):
+        return use.kind.key
     return use.shell.template.source.strip() if use.shell is not None else " ".join(map(_text, use.argv))
 
 

@@ -70,7 +70,8 @@ def opening(
             "fresh": fresh,
             "locale": locale(),
             "time_zone": time_zone(),
-            "warnings": warnings,
+            "warnings": [*warnings, *_silence(runbook, rehearsal)],
+            **({} if dry_run or rehearsal or remedy else _promises(runbook)),
         },
     }
 
@@ -84,6 +85,16 @@ def _of_file(runbook: Runbook) -> dict[str, Any]:
         "audit": runbook.audit.connection,
         "versions": versions(runbook),
     }
+
+
+def _promises(runbook: Runbook) -> dict[str, Any]:
+    """Who is to be notified of which verdicts, whoever concludes the run."""
+    return {"notify": {item.name: item.on for item in runbook.notify}} if runbook.notify else {}
+
+
+def _silence(runbook: Runbook, rehearsal: bool) -> Iterable[str]:
+    if rehearsal and runbook.notify:
+        yield f"a rehearsal notifies nobody ({', '.join(item.name for item in runbook.notify)})"
 
 
 def _process() -> dict[str, Any]:

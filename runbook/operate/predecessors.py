@@ -70,3 +70,6 @@ def told(found: Recovered) -> Iterable[str]:
         yield f"run {run['id']}: still running: pid {item.pid}: {item.command}"
     if found.trouble and not found.elsewhere:
         yield f"run {run['id']}: {found.trouble}"
+    for tried in found.record["notifications"]:
+        if tried["status"] == "not sent":
+            yield f"run {run['id']}: notify {tried['name']}: not sent: {tried['because']}"

@@ -8,10 +8,16 @@ from typing import Any
 
 from runbook.engine.ports import Answer
 from runbook.language.expressions import Scope
-from runbook.language.model import Command, File, Probe, Request, Sql
+from runbook.language.model import Command, Extension, File, Probe, Request, Sql
 from runbook.system.tools import Tools
 
-_MODULES: dict[type[Any], str] = {Sql: "sql", Request: "http", Command: "command", File: "file"}
+_MODULES: dict[type[Any], str] = {
+    Sql: "sql",
+    Request: "http",
+    Command: "command",
+    File: "file",
+    Extension: "extension",
+}
 
 
 def read(probe: Probe, scope: Scope, timeout: float, tools: Tools) -> Answer:

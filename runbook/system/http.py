@@ -34,8 +34,10 @@ class Exchange(NamedTuple):
 
 def render_request(request: Request, scope: Scope, urls: Mapping[str, str]) -> Exchange:
     """The request over `scope`. Raises EvaluationError."""
-    path = render_url(request.url, scope)
-    url = f"{urls[request.connection].rstrip('/')}/{path.lstrip('/')}" if request.connection else path
+    url = render_url(request.url, scope)
+    if request.connection:
+        base = urls[request.connection]
+        url = f"{base.rstrip('/')}/{url.lstrip('/')}" if url else base
     headers = {name: _header(render_text(template, scope)) for name, template in request.headers}
     credentials = {name: as_text(expression.evaluate(scope)) for name, expression in request.auth}
     if "bearer" in credentials:
