@@ -149,7 +149,7 @@ def test_a_pooler_that_hands_sessions_around_is_found(mode: str, look: Look, dat
 
 
 def test_a_pooler_that_keeps_sessions_apart_is_well(look: Look, database: Database) -> None:
-    with closing(Prompt(database.url, "session", 4)) as pooler:
+    with closing(Prompt(database.url, "session", 8)) as pooler:
         seen = look(DB + CHECK, DATABASE_URL=pooler.url)["connection db: lock"]
         assert database.value(HELD) == 0
     assert seen["state"] == "ok" and "through a pooler that keeps sessions apart" in seen["found"]

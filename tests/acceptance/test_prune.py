@@ -41,7 +41,7 @@ def folders(tmp_path: Path) -> list[Path]:
 
 def test_a_dry_run_removes_nothing(ask: Ask, tmp_path: Path, database: Database) -> None:
     events = database.value("SELECT count(*) FROM runbook.events")
-    ended = ask("prune", "--older-than", "1s", "--dry-run", "--json")
+    ended = ask("prune", "--older-than", "1s", "--dry-run", "--json", "--even-the-only-record")
     document: dict[str, Any] = ended.document
     assert (ended.code, document["folders"], document["audit_runs"], document["events"]) == (0, 2, 1, events)
     assert document["bytes"] > 1000 and document["dry_run"]
@@ -57,7 +57,7 @@ def test_what_is_pruned_leaves_its_trace(ask: Ask, tmp_path: Path, database: Dat
     log = next((tmp_path / "logs").glob("flow*.md"))
     before = ask("history", "flow", "--json").document["runs"]
     ask("exec", "flow.yaml")
-    assert ask("prune", "--older-than", "1s", "--yes").code == 0
+    assert ask("prune", "--older-than", "1s", "--yes", "--even-the-only-record").code == 0
     assert len(folders(tmp_path)) == 1 and not (tmp_path / ".runbook" / "pruning").exists()
     assert ask("history", "flow", "--json").document["runs"][1:] == before
     shown = ask("show", run_id)
@@ -92,7 +92,7 @@ def test_only_the_output(ask: Ask, tmp_path: Path, database: Database) -> None:
 def test_open_runs_stay(ask: Ask, tmp_path: Path) -> None:
     run_id = folders(tmp_path)[0].name
     (tmp_path / ".runbook" / "open" / run_id).touch()
-    ask("prune", "--older-than", "1s", "--yes", "--what", "folders")
+    ask("prune", "--older-than", "1s", "--yes", "--what", "folders", "--even-the-only-record")
     assert [folder.name for folder in folders(tmp_path)] == [run_id]
 
 
@@ -115,6 +115,6 @@ def test_another_role_may_not_prune(ask: Ask, database: Database, program: Progr
     assert database.value("SELECT count(*) FROM runbook.events") > 0
 
 
-@pytest.mark.parametrize("age", ["", "x", "-1d", "1y", "d", "1.5d"])
+@pytest.mark.parametrize("age", ["", "x", "-1d", "1y", "d", "1.5d", "999999w"])
 def test_usage(program: Program, age: str) -> None:
     assert program("prune", "--older-than", age).code == 2

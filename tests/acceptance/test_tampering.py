@@ -583,7 +583,7 @@ def test_the_whole_chain_computed_anew_needs_a_head_from_outside(world: World) -
         assert look(connection).sound
         report = look(connection, [Anchor(world.heads[run], "--head")])
         assert [finding.table for finding in report.findings] == ["chain"]
-        report = look(connection, [from_log(log)])
+        report = look(connection, [from_log(log).anchor])
         assert told(report, "chain", run, "entry") and str(log) in report.findings[0].what
         report = look(connection, [], world.journal)
         assert told(report, "events", run, "event 5 "), report.findings

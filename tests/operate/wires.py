@@ -91,7 +91,7 @@ class Pooler(_Listener):
 
     def __init__(self, url: str, mode: str, size: int, *, in_turn: bool = False) -> None:
         self._mode, self._in_turn = mode, in_turn
-        self._sessions = [psycopg.connect(url, autocommit=True) for _ in range(size)]
+        self._sessions = [psycopg.connect(url, autocommit=True, prepare_threshold=None) for _ in range(size)]
         self._free = list(self._sessions)
         self._change = threading.Condition()
         super().__init__(url)
