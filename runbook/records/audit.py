@@ -205,7 +205,7 @@ def outlook(connection: Connection) -> str:
     if current == 0:
         query = "SELECT has_database_privilege(current_database(), 'CREATE')"
     else:
-        tables = "ARRAY['runs', 'events', 'closings', 'chain', 'leases']"
+        tables = "ARRAY['runs', 'events', 'closings', 'leases']"
         query = f"SELECT bool_and(has_table_privilege('runbook.' || name, 'INSERT')) FROM unnest({tables}) AS name"
         query += " WHERE to_regclass('runbook.' || name) IS NOT NULL"
         query = f"SELECT ({query}) AND has_table_privilege('runbook.leases', 'UPDATE')"

@@ -366,3 +366,19 @@ def test_after_pruning_and_notes_on_what_was_pruned(
     ended = program("audit", "verify", "--json", "--database", database.url, env=env)
     assert ended.code == 0, ended.err
     assert ended.document["audits"][0]["counts"]["pruned"] == 1
+
+
+def test_the_chain_gives_its_own_numbers(database: Database) -> None:
+    """Nobody but the owner writes into its table: one absurd number would be the last one ever."""
+    database.run(schema_sql())
+    granted = database.rows(
+        "SELECT grantee FROM information_schema.role_table_grants WHERE table_schema = 'runbook' AND table_name = 'chain'"
+        " AND privilege_type = 'INSERT' AND grantee <> current_user"
+    )
+    assert granted == []
+    database.run("GRANT USAGE ON SCHEMA runbook TO PUBLIC")
+    with (
+        psycopg.connect(database.read_url) as reader,
+        pytest.raises(psycopg.errors.InsufficientPrivilege, match="may not add"),
+    ):
+        reader.execute("SELECT runbook.add_to_chain('opened', 'x', 'y')")

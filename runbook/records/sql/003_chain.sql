@@ -11,12 +11,16 @@ CREATE TABLE runbook.chain (
 );
 CREATE INDEX chain_by_run ON runbook.chain (run_id);
 
+-- The only way into the chain, for every role that may add runs: it alone gives numbers and hashes.
 CREATE FUNCTION runbook.add_to_chain(kind text, run_id text, line text) RETURNS runbook.chain LANGUAGE plpgsql
-SET search_path = pg_catalog AS $$
+SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
     last runbook.chain;
     made runbook.chain;
 BEGIN
+    IF NOT has_table_privilege(session_user, 'runbook.runs', 'INSERT') THEN
+        RAISE insufficient_privilege USING MESSAGE = format('%s may not add to the audit', session_user);
+    END IF;
     PERFORM pg_advisory_xact_lock(hashtext('runbook.closings'));
     SELECT * INTO last FROM runbook.chain c ORDER BY c.number DESC LIMIT 1;
     INSERT INTO runbook.chain VALUES (coalesce(last.number, 0) + 1, kind, run_id, line, coalesce(last.head, repeat('0', 64)),

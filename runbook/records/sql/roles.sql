@@ -15,7 +15,7 @@ BEGIN
         EXECUTE format('GRANT USAGE ON SCHEMA runbook TO %I', name);
         EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA runbook TO %I', name);
     END LOOP;
-    GRANT INSERT ON runbook.runs, runbook.events, runbook.closings, runbook.chain, runbook.leases TO runbook_append;
+    GRANT INSERT ON runbook.runs, runbook.events, runbook.closings, runbook.leases TO runbook_append;
     GRANT UPDATE ON runbook.leases TO runbook_append;
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'the roles runbook_append and runbook_read are not there: %', SQLERRM;
