@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runbook.operate.audits import Audits
     from runbook.records.verify import Anchor, Report
 
-_WHERE = "Where the audit lies. Default: wherever the project's runbooks say."
+_WHERE = "Where the audit lies, or the name of its database. Default: wherever the project's runbooks say."
 
 
 @click.group("audit", short_help="The audit in the database.")
@@ -50,15 +50,14 @@ def verify_command(
 
     Exit codes: 0 sound, 1 something was changed (it says which record), 6 the audit cannot be read.
     """
-    from runbook.operate.anchors import from_log
     from runbook.records.verify import Anchor
 
     with refusing(as_json):
-        anchors = [*(Anchor(_whole(head), "--head") for head in heads), *map(from_log, logs)]
+        anchors = [Anchor(_whole(head), "--head") for head in heads]
         if file is not None:
-            reports = {str(file): _verify_file(file, anchors, no_journals)}
+            reports = {str(file): _verify_file(file, anchors, logs, no_journals)}
         else:
-            reports = _verify_databases(databases, anchors, no_journals)
+            reports = _verify_databases(databases, anchors, logs, no_journals)
     for name, report in reports.items():
         _tell(name, report)
     if as_json:
@@ -75,7 +74,37 @@ def _whole(head: str) -> str:
     return text
 
 
-def _verify_file(file: Path, anchors: list[Anchor], no_journals: bool) -> Report:
+def _of_logs(
+    logs: Sequence[Path], targets: Sequence[str], knows: Callable[[str, str], bool] = lambda target, run: False
+) -> dict[str, list[Anchor]]:
+    """The heads that run logs tell, by the audit to whose place a connection of the run led, or which `knows` the run; a log that
+    tells no place is taken for any. Raises NoHead where no log tells a head.
+    """
+    from runbook.operate.anchors import NoHead, from_log, place_of
+
+    found: dict[str, list[Anchor]] = {target: [] for target in targets}
+    skipped: list[str] = []
+    for path in logs:
+        try:
+            anchor, places = from_log(path)
+        except NoHead as error:
+            skipped.append(str(error))
+            continue
+        there = [target for target in targets if place_of(target) in places]
+        knowing = [target for target in there or targets if knows(target, anchor.run)]
+        chosen = [*knowing, *there, *([] if places else targets)]
+        if chosen:
+            found[chosen[0]].append(anchor)
+        else:
+            skipped.append(f"{path}: its audit lies elsewhere, in {' or '.join(places)}")
+    if skipped and len(skipped) == len(logs):
+        raise NoHead("; ".join(skipped[:3]) + (f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""))
+    if skipped:
+        click.echo(f"skipped {len(skipped)} of {len(logs)} run logs, such as {visible(skipped[0])}", err=True)
+    return found
+
+
+def _verify_file(file: Path, anchors: list[Anchor], logs: Sequence[Path], no_journals: bool) -> Report:
     from runbook.operate.anchors import from_disk, own_journal
     from runbook.records.ledger import LedgerError, read_export
     from runbook.records.verify import verify
@@ -83,6 +112,7 @@ def _verify_file(file: Path, anchors: list[Anchor], no_journals: bool) -> Report
     try:
         with file.open(encoding="utf-8", errors="surrogateescape") as lines:
             target, ledger = read_export(lines)
+            anchors = [*anchors, *_of_logs(logs, [target])[target]]
             if no_journals:
                 return verify(ledger, anchors)
             return verify(ledger, [*anchors, *from_disk(target)], own_journal)
@@ -90,21 +120,32 @@ def _verify_file(file: Path, anchors: list[Anchor], no_journals: bool) -> Report
         raise LedgerError(f"{file}: {error.strerror}") from None
 
 
-def _verify_databases(databases: tuple[str, ...], anchors: list[Anchor], no_journals: bool) -> dict[str, Report]:
+def _verify_databases(
+    databases: tuple[str, ...], anchors: list[Anchor], logs: Sequence[Path], no_journals: bool
+) -> dict[str, Report]:
     from runbook.operate.anchors import from_disk, own_journal
+    from runbook.operate.audits import knows
     from runbook.records.ledger import one_moment, read_database
     from runbook.records.verify import verify
 
     reports = {}
     with _audits(databases) as audits:
         if anchors and len(audits.found) > 1:
-            raise click.UsageError(f"of which audit is the head? Choose with --database: {'; '.join(audits.found)}")
+            raise click.UsageError(f"of which audit is the head? {_choice(audits)}")
+
+        of_logs = _of_logs(logs, list(audits.found), lambda target, run: knows(audits.found[target], run))
         for target, connection in audits.found.items():
             with one_moment(connection):
                 known = [] if no_journals else list(from_disk(target))
                 ledger = read_database(connection)
-                reports[target] = verify(ledger, [*anchors, *known], *([] if no_journals else [own_journal]))
+                reports[target] = verify(
+                    ledger, [*anchors, *of_logs[target], *known], *([] if no_journals else [own_journal])
+                )
     return reports
+
+
+def _choice(audits: Audits) -> str:
+    return f"Choose one by its database's name or URL (--database): {'; '.join(audits.found)}"
 
 
 @contextmanager
@@ -166,7 +207,7 @@ def export_command(output: Path | None, databases: tuple[str, ...]) -> None:
 
     with _audits(databases) as audits:
         if len(audits.found) > 1:
-            raise click.UsageError(f"which audit? Choose with --database: {'; '.join(audits.found)}")
+            raise click.UsageError(f"which audit? {_choice(audits)}")
         [(target, connection)] = audits.found.items()
         with one_moment(connection):
             lines = export(read_database(connection), target)

@@ -41,7 +41,11 @@ def command(left: str, right: str, databases: tuple[str, ...], as_json: bool) ->
     from runbook.operate.limits import bounded
 
     with refusing(as_json):
-        records = [find_record(name, named_urls(databases)).record for name in (left, right)]
+        both = [find_record(name, named_urls(databases)) for name in (left, right)]
+        for item in both:
+            if item.trouble:
+                click.echo(f"not read: {visible(item.trouble)}", err=True)
+        records = [item.record for item in both]
         with bounded(f"{left} and {right}", memory=True):
             found = compare(records[0], records[1])
     if as_json:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from runbook.cli.documents import print_document, refusing
+from runbook.cli.documents import NotPrinted, refusing
 from runbook.cli.files import database_option, named_urls
 from runbook.cli.listing import listing
 from runbook.language.problems import InvalidRunbook, RunbookError
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 
 VERDICTS = ("passed", "refuted", "blocked", "failed", "errored", "cancelled", "lost", "open")
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "w": "weeks"}
-
-
+_FIRST, _LAST = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
 Span = tuple[datetime, datetime]
 
 
@@ -35,14 +35,18 @@ def _span(ctx: click.Context, param: click.Parameter, value: str | None) -> Span
     """A day, a moment, or a length of time before now: from when to when it is."""
     if value is None:
         return None
-    ago = re.fullmatch(r"(\d{1,6})([dhmw])", value)
+    ago = re.fullmatch(r"(\d{1,6})([dhmw])", value, re.ASCII)
     if ago:
-        moment = datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        moment = _FIRST
+        with suppress(OverflowError):
+            moment = datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         return moment, moment
-    with suppress(ValueError):
-        day = datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
-        return day, day + timedelta(days=1)
+    day = _day(value)
+    if day:
+        return day
     try:
+        if not re.match(r"\d{4}-\d{2}-\d{2}[T ]", value):
+            raise ValueError
         moment = datetime.fromisoformat(value)
     except ValueError:
         wanted = "a day (2025-12-02), a moment (2025-12-02T14:30) or a time ago (36h, 7d, 2w)"
@@ -51,9 +55,26 @@ def _span(ctx: click.Context, param: click.Parameter, value: str | None) -> Span
     return moment, moment
 
 
+def _day(value: str) -> Span | None:
+    """From when to when a day is, in UTC; None for what is no day."""
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
+        return None
+    with suppress(ValueError):
+        day = datetime.fromisoformat(value).replace(tzinfo=UTC)
+        return day, day + timedelta(days=1) if day.date() < _LAST.date() else _LAST
+    return None
+
+
+def _only_day(ctx: click.Context, param: click.Parameter, value: str | None) -> Span | None:
+    day = _day(value) if value is not None else None
+    if value is not None and day is None:
+        raise click.BadParameter(f"`{value}` is no day: write one as 2025-12-02, or ask with --since and --until")
+    return day
+
+
 @click.command("history", short_help="What ran.")
 @click.argument("name", required=False)
-@click.option("--on", callback=_span, metavar="TIME", help="On this day (UTC): 2025-12-02.")
+@click.option("--on", callback=_only_day, metavar="DAY", help="On this day (UTC): 2025-12-02.")
 @click.option("--since", callback=_span, metavar="TIME", help="From this day or moment on, or since a time ago: 7d.")
 @click.option("--until", callback=_span, metavar="TIME", help="Up to this day, inclusive, or moment.")
 @click.option("--verdict", type=click.Choice(VERDICTS), help="With this verdict; `open` for none yet.")
@@ -78,9 +99,12 @@ def command(name: str | None, **given: Any) -> None:
     with refusing(given["as_json"]):
         runbook = _runbook(name)
         asked = _asked(runbook.name if runbook else name, given)
+        if given["html"] is not None and not given["html"].name:
+            raise click.UsageError(f"--html {given['html']}: give the page a name, such as history.html")
         with History(named_urls(given["databases"]), runbook) as history:
-            entries = history.entries(asked)
-            _print(history, entries, asked, given)
+            _print(history, asked, given)
+            for trouble in dict.fromkeys(history.troubles):
+                click.echo(f"not reached: {visible(trouble)}", err=True)
 
 
 def _runbook(name: str | None) -> Runbook | None:
@@ -95,7 +119,6 @@ def _runbook(name: str | None) -> Runbook | None:
 
 
 def _asked(runbook: str | None, given: dict[str, Any]) -> Asked:
-    from runbook.language.document import parse_scalar
     from runbook.records.history import Asked
 
     on, since, until = given["on"], given["since"], given["until"]
@@ -106,7 +129,7 @@ def _asked(runbook: str | None, given: dict[str, Any]) -> Asked:
         param, equals, value = text.partition("=")
         if not equals:
             raise click.UsageError(f"-p {text}: write -p NAME=VALUE")
-        params[param] = [parse_scalar(value), value]
+        params[param] = [_parsed(param, value), value]
     return Asked(
         runbook=runbook,
         verdict=given["verdict"],
@@ -118,30 +141,61 @@ def _asked(runbook: str | None, given: dict[str, Any]) -> Asked:
     )
 
 
-def _print(history: History, entries: Sequence[Entry], asked: Asked, given: dict[str, Any]) -> None:
-    for trouble in history.troubles:
-        click.echo(f"not reached: {visible(trouble)}", err=True)
+def _parsed(name: str, text: str) -> Any:
+    """What `-p NAME=TEXT` may mean where no schema says of which type the param is, as `exec` reads it."""
+    from runbook.language.document import parse_document, parse_scalar
+
+    if text[:1] in ("[", "{"):
+        with suppress(InvalidRunbook):
+            return parse_document(f"value: {text}\n", f"-p {name}").data["value"]
+    return parse_scalar(text)
+
+
+def _print(history: History, asked: Asked, given: dict[str, Any]) -> None:
     if given["html"] is not None:
-        _write_pages(history, entries, asked, given["html"])
-    if given["as_json"]:
-        problems = [{"message": trouble} for trouble in history.troubles]
-        print_document({"runs": list(entries), "sources": history.sources, "problems": problems})
-    elif given["as_csv"]:
-        _print_csv(entries)
+        _write_pages(history, asked, given["html"])
+    if given["as_json"] or given["as_csv"]:
+        with closing(history.stream(asked)) as found:
+            entries = chain(list(islice(found, 1)), found)  # what is refused is refused before anything is printed
+            try:
+                if given["as_json"]:
+                    _print_json(history, entries)
+                else:
+                    _print_csv(entries)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise NotPrinted(f"the runs could not be printed: {error.strerror}") from None
     elif given["html"] is None:
-        records = history.records([entry["id"] for entry in entries[:60]]) if asked.runbook else {}
-        for line in listing(entries, records, sys.stdout.isatty()):
-            click.echo(line)
-        source = "; ".join(history.sources)
-        if not entries:
-            click.echo(f"no such runs in {visible(source)}", err=True)
-        elif len(entries) == asked.limit:
-            click.echo(f"the newest {asked.limit} in {visible(source)}; --limit 0 for all", err=True)
-        else:
-            click.echo(f"from {visible(source)}", err=True)
+        _print_table(history, history.entries(asked), asked)
 
 
-def _print_csv(entries: Sequence[Entry]) -> None:
+def _print_table(history: History, entries: Sequence[Entry], asked: Asked) -> None:
+    records = history.records([entry["id"] for entry in entries[:60]]) if asked.runbook else {}
+    for line in listing(entries, records, sys.stdout.isatty()):
+        click.echo(line)
+    source = "; ".join(history.sources)
+    if not entries:
+        click.echo(f"no such runs in {visible(source)}", err=True)
+    elif len(entries) == asked.limit:
+        click.echo(f"the newest {asked.limit} in {visible(source)}; --limit 0 for all", err=True)
+    else:
+        click.echo(f"from {visible(source)}", err=True)
+
+
+def _print_json(history: History, entries: Iterator[Entry]) -> None:
+    """One document, written while the rows come."""
+    from runbook.language.values import dumps
+
+    sys.stdout.write('{"runs": [')
+    for index, entry in enumerate(entries):
+        sys.stdout.write(f"{', ' if index else ''}{dumps(entry)}")
+    problems = [{"message": trouble} for trouble in dict.fromkeys(history.troubles)]
+    sys.stdout.write(f'], "sources": {dumps(history.sources)}, "problems": {dumps(problems)}}}\n')
+    sys.stdout.flush()
+
+
+def _print_csv(entries: Iterator[Entry]) -> None:
     from runbook.language.values import as_text
     from runbook.records.history import Entry
 
@@ -150,13 +204,14 @@ def _print_csv(entries: Sequence[Entry]) -> None:
     for entry in entries:
         cells: list[Any] = ["" if value is None else as_text(value) for value in entry.values()]
         writer.writerow(cells)
+    sys.stdout.flush()
 
 
-def _write_pages(history: History, entries: Sequence[Entry], asked: Asked, path: Path) -> None:
+def _write_pages(history: History, asked: Asked, path: Path) -> None:
     from runbook.cli.pages import write_history
 
     try:
-        count = write_history(history, entries, asked, path)
+        count = write_history(history, asked, path)
     except OSError as error:
         raise RunbookError(f"{error.filename or path}: {error.strerror}") from None
     click.echo(f"wrote {path} with the pages of {count} runs beside it", err=True)

@@ -85,6 +85,8 @@ def _plan(run: str, databases: tuple[str, ...], fresh: bool | None) -> Plan:
 
     audits = {name: url for name, url in named_urls(databases).items() if url != "embedded"}
     found = find_record(run, audits)
+    if found.trouble:
+        click.echo(f"not read: {visible(found.trouble)}", err=True)
     with bounded(str(found.record["circumstances"].get("file", run))):
         runbook = recorded_runbook(found.record)
     made = plan(found, runbook, database_targets(runbook, databases), fresh)

@@ -11,6 +11,7 @@ import click
 from runbook.cli.documents import print_document, refusing
 from runbook.cli.files import database_option, named_urls
 from runbook.language.problems import RunbookError
+from runbook.records.markdown import visible
 
 if TYPE_CHECKING:
     from runbook.operate.finding import Found
@@ -42,11 +43,16 @@ def command(run: str | None, as_json: bool, html: str | None, databases: tuple[s
         if run is not None:
             raise click.UsageError(f"--html {html}: the page's name ends with .html")
         run, html = html, _STDOUT
+    name = "last" if run is None else run
+    if not name:
+        raise click.UsageError("RUN is empty: write an id, a unique beginning of one, or `last`")
     with refusing(as_json):
         if html is not None and as_json:
             raise click.UsageError("--json or --html?")
-        found = find_record(run or "last", named_urls(databases))
-        with bounded(run or "last", memory=True):
+        found = find_record(name, named_urls(databases))
+        if found.trouble:
+            click.echo(f"not read: {visible(found.trouble)}", err=True)
+        with bounded(name, memory=True):
             text = "" if as_json or html else render(found.record)
         if html is not None:
             _show_page(found, databases, html)
@@ -57,19 +63,19 @@ def command(run: str | None, as_json: bool, html: str | None, databases: tuple[s
 
 
 def _show_page(found: Found, databases: tuple[str, ...], html: str) -> None:
-    from runbook.cli.pages import page_of
-    from runbook.operate.runs import project_here
-    from runbook.records.files import write_aside
+    from runbook.cli.pages import page_of, write_page
+    from runbook.operate.runs import is_run_id, project_here
 
     path = Path(html) if html != _STDOUT else None
     if path is None and sys.stdout.isatty():
-        path = project_here() / "pages" / f"{found.record['run']['id']}.html"
+        run = str(found.record["run"]["id"])
+        path = project_here() / "pages" / f"{run if is_run_id(run) else 'run'}.html"
     page = page_of(found, named_urls(databases), path.parent if path else None)
     if path is None:
         click.echo(page, nl=False)
         return
     try:
-        write_aside(path, [page.encode()])
+        write_page(path, page)
     except OSError as error:
         raise RunbookError(f"{error.filename or path}: {error.strerror}") from None
     click.echo(f"wrote {path}", err=True)

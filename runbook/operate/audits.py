@@ -15,10 +15,12 @@ from runbook.language.problems import RunbookError
 from runbook.operate.runs import all_runs, outline_of, project_here
 from runbook.operate.seen import Seen
 from runbook.operate.servers import EMBEDDED
+from runbook.records.audit import queries
 from runbook.records.masks import Masks
 
 LAST = 20  # runs whose runbooks are asked where their audit is
 PATIENCE = 3  # seconds in which a server must take a connection
+LOCK_SECONDS = 10  # in which another session must let go of a table
 
 
 class NoAudit(RunbookError):
@@ -35,19 +37,40 @@ class Audits(NamedTuple):
 @contextmanager
 def open_audits(given: Mapping[str, str], runbook: Runbook | None = None) -> Iterator[Audits]:
     """Every audit that can be reached: in the databases of `given` (URLs by connection name) where there are any, else in those
-    that `runbook`, or all of the project's runbooks, name by their environment, and in the project's private PostgreSQL.
+    that `runbook`, or all of the project's runbooks, name by their environment, and in the project's private PostgreSQL. The
+    name of a database instead of a URL chooses among those.
 
     Audits of an older version than this program's are read as well, once they are brought up to date by a run.
     """
     with ExitStack() as stack:
         audits = Audits({}, [])
+        names = [name for name in given.values() if _is_name(name)]
+        given = {key: url for key, url in given.items() if url not in names}
         urls = [url for url in given.values() if url != EMBEDDED]
         known = urls or _declared([runbook] if runbook else _runbooks()) if not given or urls else []
         for url in known:
             _open(url, audits, stack, told=bool(urls))
         if not urls:
             _open_embedded(audits, stack)
+        if names and not urls:
+            _choose(names, audits)
         yield audits
+
+
+def _is_name(given: str) -> bool:
+    """Whether it is no URL, no `key=value` of libpq and no word of ours."""
+    return given != EMBEDDED and "://" not in given and "=" not in given
+
+
+def _choose(names: Sequence[str], audits: Audits) -> None:
+    """Leaves the audits in databases of these names. Raises NoAudit where one of them is in none."""
+    known = {target: target.rpartition(" as ")[0].partition(" on ")[0] for target in audits.found}
+    for name in names:
+        if name not in known.values():
+            hint = f"there are {', '.join(sorted(known.values()))}" if known else "there is none at hand"
+            raise NoAudit("; ".join([f"there is no audit in a database `{name}`: {hint}", *audits.troubles]))
+    for target in [target for target, name in known.items() if name not in names]:
+        del audits.found[target]
 
 
 def _open(url: str, audits: Audits, stack: ExitStack, *, told: bool) -> None:
@@ -60,6 +83,7 @@ def _open(url: str, audits: Audits, stack: ExitStack, *, told: bool) -> None:
         connection = connect(url, "runbook history", connect_timeout=PATIENCE)
         stack.callback(connection.close)
         with translated():
+            connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'".encode())
             found = connection.execute("SELECT to_regclass('runbook.chain'), to_regclass('runbook.runs')").fetchone()
     except ServerError as error:
         audits.troubles.append(masks.text(str(error)))
@@ -113,3 +137,9 @@ def _last_files() -> list[Path]:
         with suppress(RunbookError):
             found.append(Path(outline_of(folder)["circumstances"].get("file", "")).absolute())
     return found
+
+
+def knows(connection: Connection, run_id: str) -> bool:
+    """Whether an audit has a row of that run. Raises ServerError."""
+    with translated():
+        return connection.execute(queries()["known_runs"], [[run_id]]).fetchone() is not None

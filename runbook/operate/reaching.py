@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from runbook.engine.record import Record
 from runbook.language.load import load_text
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, RunbookError
-from runbook.operate.servers import EMBEDDED, resolve
+from runbook.operate.servers import EMBEDDED, CannotStart, resolve
 from runbook.records.masks import Masks
 
 
@@ -59,7 +60,10 @@ def runbook_of(record: Record) -> Runbook:
 
 
 def url_of(record: Record, runbook: Runbook, name: str, target: str, way: Way, stack: ExitStack, project: Path) -> str:
-    """The URL that connection `name` had in the run, where it led to `target`. Raises CannotStart or Unreachable."""
+    """The URL that connection `name` had in the run, where it led to `target`; no database is made for it.
+
+    Raises CannotStart or Unreachable.
+    """
     from runbook.database.connect import describe, passwords
 
     if target in way.known:
@@ -69,12 +73,35 @@ def url_of(record: Record, runbook: Runbook, name: str, target: str, way: Way, s
     if target in way.away:
         raise Unreachable(way.away[target])
     asked = way.given.get(name) or way.given.get("")
-    embedded = name in record["circumstances"]["embedded"]
-    given = {name: asked or EMBEDDED} if asked or embedded else {}
-    only = runbook._replace(connections={name: runbook.connections[name]})
-    url = resolve(only, given, project, stack).urls[name]
+    connection = runbook.connections[name]
+    own = EMBEDDED if name in record["circumstances"]["embedded"] else ""
+    leads = asked or own or os.environ.get(connection.env, "") or connection.default
+    if leads == EMBEDDED:
+        return _kept(target, bool(asked), project, stack)
+    if not leads and connection.embedded is not None:
+        variable = f"set {connection.env} or " if connection.env else ""
+        raise Unreachable(f"it lies in {target}: {variable}pass --database {name}=URL")
+    only = runbook._replace(connections={name: connection})
+    url = resolve(only, {name: leads}, project, stack).urls[name]
     found = describe(url)
     same = target in (found, Masks(passwords(url)).text(found))
     if not same and not (asked and target.split(" on ")[0] == found.split(" on ")[0]):
         raise Unreachable(f"it lies in {target}, but connection `{name}` leads to {found}: pass --database {name}=URL")
     return url
+
+
+def _kept(target: str, by_name: bool, project: Path, stack: ExitStack) -> str:
+    """The URL of `target`, or of its name only, in the private PostgreSQL. Raises CannotStart or Unreachable."""
+    from runbook.database.connect import describe
+    from runbook.database.embedded import EmbeddedError, kept_databases
+
+    try:
+        urls = stack.enter_context(kept_databases(project / "embedded"))
+    except EmbeddedError as error:
+        raise CannotStart(str(error)) from None
+    found = {describe(url): url for url in urls}
+    if by_name:
+        target, found = target.split(" on ")[0], {known.split(" on ")[0]: url for known, url in found.items()}
+    if target not in found:
+        raise Unreachable(f"it lies in {target}, which the embedded PostgreSQL in {project / 'embedded'} does not have")
+    return found[target]

@@ -32,7 +32,8 @@ PATIENCE = 3  # seconds in which a server must take a connection
 class Recovered(NamedTuple):
     """What was found of one run and done about it.
 
-    `left` still runs; `trouble` says what keeps its books open; `elsewhere` that this is only a server that was not to be tried.
+    `left` still runs; `trouble` says what keeps its books open; `elsewhere` that this is only a server that was not to be tried;
+    `notice` what a person should know although the books are closed.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Recovered(NamedTuple):
     left: Sequence[Remnant] = ()
     trouble: str = ""
     elsewhere: bool = False
+    notice: str = ""
 
 
 def recover(folder: Path, way: Way, grace: Callable[[Record], float | None]) -> Recovered | None:
@@ -60,10 +62,16 @@ def recover(folder: Path, way: Way, grace: Callable[[Record], float | None]) -> 
             _forget(folder)
             return None
         case.conclude(grace)
-        trouble = case.complete_audit(way) or case.write_report()
+        trouble = case.complete_audit(way)
+        if not trouble or case.record["report"]:
+            trouble = "; ".join(filter(None, (trouble, case.write_report())))
+        if case.record["circumstances"].get("notify") and not case.elsewhere:
+            from runbook.operate.notify import notify_later
+
+            notify_later(case.record, folder.parent.parent, case.emit)
         if not trouble and not case.left:
             mark_closed(folder)
-        return Recovered(folder, case.record, case.left, trouble, case.elsewhere)
+        return Recovered(folder, case.record, case.left, trouble, case.elsewhere, case.notice)
     finally:
         journal.close()
 
@@ -83,6 +91,7 @@ class _Case:
         self._project = folder.parent.parent
         self.left: Sequence[Remnant] = ()
         self.elsewhere = False
+        self.notice = ""
         self._grace: float | None = None
 
     def emit(self, kind: str, data: dict[str, Any]) -> None:
@@ -177,7 +186,10 @@ class _Case:
                     self._import(connection)
                 if self._notes_after("audit.added"):
                     last = self.lines[-1].event.seq
-                    self.emit("audit.added", {"last_seq": last, "head": add_lines(connection, self.record, self.lines)})
+                    head, pruned = add_lines(connection, self.record, self.lines)
+                    self.emit("audit.added", {"last_seq": last, "head": head})
+                    if pruned:
+                        self.notice = "the run was pruned from the audit: the note is in its journal and run log only"
         except (ServerError, AuditError, CannotStart, Diverged, Unreachable) as error:
             if isinstance(error, CannotStart) or getattr(error, "lost", False):
                 way.away[audit_target(self.record)] = str(error)
@@ -213,7 +225,8 @@ class _Case:
 
     def _connected(self, way: Way, stack: ExitStack) -> Connection:
         """The server that has the run's audit. Raises ServerError, CannotStart or Unreachable."""
-        from runbook.database.connect import connect
+        from runbook.database.connect import connect, translated
+        from runbook.records.audit import LOCK_MS
 
         runbook = runbook_of(self.record)
         url = url_of(
@@ -221,6 +234,8 @@ class _Case:
         )
         connection = connect(url, "runbook recover", connect_timeout=PATIENCE)
         stack.callback(connection.close)
+        with translated():
+            connection.execute(f"SET lock_timeout = {LOCK_MS}")
         return connection
 
     def _import(self, connection: Connection) -> None:

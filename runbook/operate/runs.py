@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from runbook.language.problems import RunbookError, did_you_mean
 from runbook.language.values import loads
 from runbook.records.journal import JournalError, Line, read_journal
 
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _OUTLINE = ("run.opened", "rehearsal.begun", "run.finished", "run.lost", "audit.closed")
 
 
@@ -32,9 +34,24 @@ def project_here() -> Path:
     return runs_folder().parent
 
 
+def is_run_id(text: str) -> bool:
+    """Whether a run's id may be part of a path: one that stands in a database may be anything."""
+    return _ID.fullmatch(text) is not None
+
+
 def all_runs() -> list[Path]:
-    """The folders of all runs of the project, oldest first."""
-    return sorted(path for path in runs_folder().glob("*") if (path / "journal.jsonl").is_file())
+    """The folders of all runs of the project, oldest first; those that may not be looked into are among them."""
+    return sorted(path for path in runs_folder().glob("*") if has_journal(path))
+
+
+def has_journal(folder: Path) -> bool:
+    """Whether there is a journal in `folder`; True where that may not be known."""
+    try:
+        return (folder / "journal.jsonl").is_file()
+    except PermissionError:
+        return True
+    except OSError:
+        return False  # a name that no folder can have
 
 
 def find_run(name: str) -> Path:
@@ -74,11 +91,13 @@ def marked_at(folder: Path) -> float:
 
 
 def open_runs(project: Path) -> list[Path]:
-    """The folders of the runs of `project` (its `.runbook`) that are not closed yet, oldest first."""
+    """The folders of the runs of `project` (its `.runbook`) that are not closed yet, oldest first. Raises JournalError."""
     try:
         names = sorted(os.listdir(project / "open"))
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise JournalError(f"{project / 'open'}: {error.strerror}") from None
     return [project / "runs" / name for name in names]
 
 

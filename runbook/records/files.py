@@ -11,7 +11,14 @@ PRIVATE, PUBLIC = 0o600, 0o666  # before the umask
 
 
 def write_aside(path: Path, chunks: Iterable[bytes], mode: int = PRIVATE) -> None:
-    """Writes `chunks` where `path` leads, instead of what is there. Raises OSError; then nothing has changed."""
+    """Writes `chunks` where `path` leads, instead of what is there. Raises OSError; then nothing has changed.
+
+    What is there and is no regular file (a device, a pipe) stays and takes them.
+    """
+    if path.exists() and not path.is_file():
+        with open(os.open(path, os.O_WRONLY), "wb") as file:
+            file.writelines(chunks)
+        return
     place = Path(os.path.realpath(path))
     place.parent.mkdir(parents=True, exist_ok=True)
     aside = place.with_name(f".{place.name}.{secrets.token_hex(4)}")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple, TypedDict
 
 from runbook.database.connect import Connection, translated
 from runbook.engine.record import Event, Record, apply, empty_record
-from runbook.language.values import Jsonb, loads
+from runbook.language.values import Jsonb, dumps, loads, to_data
 from runbook.records.audit import queries
 from runbook.records.chain import moment
 
+BATCH = 2000  # rows that are fetched at a time
 OPEN = "open"  # asked for as a verdict: the runs that have none yet
 
 
@@ -35,7 +37,7 @@ class Entry(TypedDict):
 
 class Asked(NamedTuple):
     """Which runs; what is None or empty does not matter. `since` is inclusive and `until` exclusive, `params` has for each
-    name the values that fit; no `limit` means all.
+    name the one or two values that fit; no `limit` means all.
     """
 
     runbook: str | None = None
@@ -47,29 +49,54 @@ class Asked(NamedTuple):
     limit: int | None = None
 
 
-def from_audit(connection: Connection, asked: Asked) -> list[Entry]:
-    """The runs of an audit, newest first. Raises ServerError."""
-    query = "history" if asked.verdict in (None, OPEN) else "history_of_verdict"
-    one, other = (_params(asked.params, index) for index in (0, -1))
-    values = [asked.runbook, asked.verdict, asked.operator, asked.since, asked.until, one, other, asked.limit]
+def from_audit(connection: Connection, asked: Asked) -> Iterator[Entry]:
+    """The runs of an audit, newest first, never all of them in memory. Raises ServerError."""
+    from psycopg import RawServerCursor
+
+    query, values = _question(asked)
+    with translated(), connection.transaction(), RawServerCursor(connection, "runbook_history") as cursor:
+        cursor.itersize = BATCH
+        for row in cursor.execute(query.encode(), values):
+            yield _entry(row)
+
+
+def count_in_audit(connection: Connection, asked: Asked) -> int:
+    """How many runs of an audit are asked for. Raises ServerError."""
+    query, values = _question(asked)
     with translated():
-        rows = connection.execute(queries()[query], values).fetchall()
-    return [_entry(row) for row in rows]
+        row = connection.execute(f"SELECT count(*) FROM ({query}) AS found".encode(), values).fetchone()
+    return int(row[0]) if row else 0
 
 
-def _params(params: Mapping[str, Sequence[Any]], index: int) -> Jsonb | None:
-    return Jsonb({name: values[index] for name, values in params.items()}) if params else None
+def _question(asked: Asked) -> tuple[str, list[Any]]:
+    """The query for what is asked, and its values. An index answers for the first param, each row is then asked for them all."""
+    query = "history" if asked.verdict in (None, OPEN) else "history_of_verdict"
+    first = dict([next(iter(asked.params.items()))]) if asked.params else {}
+    one, other = (
+        Jsonb({name: values[index] for name, values in first.items()}) if first else None for index in (0, -1)
+    )
+    ones, others = ([dumps(to_data(values[index])) for values in asked.params.values()] for index in (0, -1))
+    known = [asked.runbook, asked.verdict, asked.operator, asked.since, asked.until]
+    return queries()[query], [*known, one, other, list(asked.params), ones, others, asked.limit]
 
 
 def _entry(row: Sequence[Any]) -> Entry:
     entry: Any = dict(zip(Entry.__annotations__, row, strict=True))
+    if not isinstance(entry["params"], dict):
+        entry["params"] = {}  # nothing that a run wrote
     for name in ("started_at", "finished_at"):
         entry[name] = _milliseconds(entry[name])
     return entry  # type: ignore[no-any-return]
 
 
 def _milliseconds(time: Any) -> str | None:
-    return None if time is None else datetime.fromisoformat(moment(time)).isoformat(timespec="milliseconds")
+    """A time in UTC; what PostgreSQL takes for one and no calendar has (infinity) as it stands."""
+    if time is None:
+        return None
+    try:
+        return datetime.fromisoformat(moment(time)).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError):
+        return str(time)
 
 
 def entry_of(record: Record) -> Entry:
@@ -96,7 +123,10 @@ def entry_of(record: Record) -> Entry:
 
 def fits(entry: Entry, asked: Asked) -> bool:
     """Whether a run is among those that are asked for."""
-    started = datetime.fromisoformat(entry["started_at"])
+    try:
+        started = datetime.fromisoformat(entry["started_at"])
+    except (TypeError, ValueError):
+        return False
     return all(
         (
             asked.runbook in (None, entry["runbook"]),
@@ -104,42 +134,47 @@ def fits(entry: Entry, asked: Asked) -> bool:
             asked.operator in (None, entry["operator"]),
             asked.since is None or started >= asked.since,
             asked.until is None or started < asked.until,
-            any(_has(entry, {name: values[index] for name, values in asked.params.items()}) for index in (0, -1)),
+            all(_among(entry["params"].get(name, ...), values) for name, values in asked.params.items()),
         )
     )
 
 
-def _has(entry: Entry, params: Mapping[str, Any]) -> bool:
-    return all(_same(entry["params"].get(name, ...), value) for name, value in params.items())
+def _among(found: Any, wanted: Sequence[Any]) -> bool:
+    return any(found == value and isinstance(found, bool) == isinstance(value, bool) for value in wanted)
 
 
-def _same(found: Any, wanted: Any) -> bool:
-    return found == wanted and isinstance(found, bool) == isinstance(wanted, bool)
-
-
-def newest(entries: Sequence[Entry], limit: int | None) -> list[Entry]:
-    """The newest of `entries`, newest first."""
-    return sorted(entries, key=lambda entry: (entry["started_at"], entry["id"]), reverse=True)[:limit]
+def age(entry: Entry) -> tuple[str, str]:
+    """What runs are ordered by."""
+    return entry["started_at"], entry["id"]
 
 
 def records_from(connection: Connection, run_ids: Sequence[str]) -> dict[str, Record]:
-    """The records of runs, by id, as an audit tells them; one whose events were pruned is not among them. Raises ServerError."""
+    """The records of runs, by id, as an audit tells them. Raises ServerError.
+
+    One whose events were pruned, or are no longer the events of a run, is not among them.
+    """
     found = {run_id: empty_record() for run_id in run_ids}
-    last: dict[str, str] = {}
+    told: set[str] = set()
+    broken: set[str] = set()
     with translated():
         for run_id, line in connection.execute(queries()["lines"], [list(run_ids)]):
-            data = loads(line)
-            apply(found[run_id], Event(data["seq"], data["at"], data["kind"], data["data"]))
-            last[run_id] = data["kind"]
+            told.add(run_id)
+            try:
+                data = loads(line)
+                apply(found[run_id], Event(data["seq"], data["at"], data["kind"], data["data"]))
+            except (KeyError, TypeError, AttributeError, ValueError):
+                broken.add(run_id)
         for run_id, kind, line, head in connection.execute(queries()["later_entries"], [list(run_ids)]):
-            if kind == "closed" and run_id in last and not found[run_id]["audit"].get("status"):
+            if kind == "closed" and run_id in told and not found[run_id]["audit"].get("status"):
                 _close(found[run_id], line, head)
-    return {run_id: found[run_id] for run_id in last}
+    return {run_id: found[run_id] for run_id in run_ids if run_id in told - broken}
 
 
 def _close(record: Record, line: str, head: str) -> None:
     """What the run could only write down once the audit had it: that it was closed, and where its run log is."""
-    trouble = loads(line).get("trouble", "") if line.startswith("{") else ""
+    trouble = ""
+    with suppress(ValueError, AttributeError):
+        trouble = loads(line).get("trouble", "")
     closed = {"status": "failed" if trouble else "confirmed", "head": head, "because": trouble}
     apply(record, Event(0, "", "audit.closed", closed))
     apply(record, Event(0, "", "report.written", {"path": record["run"].get("report_path") or None}))

@@ -48,27 +48,31 @@ def import_run(
         return add_closing(connection, run, lines[-1], trouble), False
 
 
-def add_lines(connection: Connection, record: Record, lines: Sequence[Line]) -> str:
-    """What was added to a closed run since, up to the last of `lines`, in one transaction; the chain's head.
+def add_lines(connection: Connection, record: Record, lines: Sequence[Line]) -> tuple[str, bool]:
+    """What was added to a closed run since, up to the last of `lines`, in one transaction.
 
-    What an earlier call added already is not added again. Raises ServerError or Diverged.
+    The chain's head, and whether the run was pruned: then nothing is added to it. What an earlier call added already is not
+    added again. Raises ServerError or Diverged.
     """
     migrate(connection)
     run, last = record["run"], lines[-1]
     with translated():
         connection.execute("SET default_transaction_isolation = 'read committed'")
     with translated(), connection.transaction():
-        _compare(connection, run["id"], lines)
+        connection.execute(queries()["chain_lock"])  # from here on nobody prunes the run
         row = connection.execute(queries()["last_entry"], [run["id"]]).fetchone()
-        seq, head = row if row else (0, "")
+        seq, head, pruned = row if row else (0, "", False)
+        if pruned:
+            return str(head), True
+        _compare(connection, run["id"], lines)
         if seq >= last.event.seq:
-            return str(head)
+            return str(head), False
         new = [line for line in lines if line.event.seq > seq]
         connection.execute(queries()["insert_events"], [run["id"], run["epoch"], *columns_of(new)])
         text = chain.added(run["id"], new[0].event.seq, last.event.seq, last.hash)
         added = connection.execute(queries()["add_to_chain"], ["added", run["id"], text]).fetchone()
         assert added is not None
-        return str(added[1])
+        return str(added[1]), False
 
 
 def end_sessions(connection: Connection, name: str, patience: float) -> None:

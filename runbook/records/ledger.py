@@ -84,6 +84,7 @@ def one_moment(connection: Connection) -> Iterator[None]:
     """A transaction in which all that is read is of one moment, and nothing can be written. Raises ServerError."""
     with translated(), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        connection.execute("SET LOCAL statement_timeout = 0")
         yield
 
 

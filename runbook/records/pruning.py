@@ -29,16 +29,25 @@ class Detail(NamedTuple):
     exit_code: int | None
     finished_at: datetime
     duration: Any
+    runbook: str
 
 
-def prunable(connection: Connection, before: datetime) -> list[Detail]:
-    """The closed runs that ended before a moment and still have their events. Raises ServerError."""
+def prunable(connection: Connection, before: datetime, runbooks: Sequence[str] = ()) -> list[Detail]:
+    """The closed runs, of some runbooks or of all, that ended before a moment and still have their events. Raises ServerError."""
     with translated():
-        return _details(connection, before, None)
+        return _details(connection, before, runbooks=list(runbooks) or None)
 
 
-def _details(connection: Connection, before: datetime, names: list[str] | None) -> list[Detail]:
-    return [Detail(*row) for row in connection.execute(queries()["prunable"], [before, names])]
+def _details(
+    connection: Connection, before: datetime, names: list[str] | None = None, runbooks: list[str] | None = None
+) -> list[Detail]:
+    return [Detail(*row) for row in connection.execute(queries()["prunable"], [before, names, runbooks])]
+
+
+def closed_runs(connection: Connection, run_ids: Sequence[str]) -> set[str]:
+    """Those of the runs that the audit has, closed. Raises ServerError."""
+    with translated():
+        return {row[0] for row in connection.execute(queries()["closed_runs"], [list(run_ids)])}
 
 
 def prune_detail(connection: Connection, details: Sequence[Detail], facts: Mapping[str, Any]) -> int:

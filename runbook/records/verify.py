@@ -78,6 +78,8 @@ class _Sight:
         self.counts = dict.fromkeys(("entries", "runs", "events", "open", "pruned", "anchors"), 0)
         self.counts["anchors"] = len(self._wanted)
         self.head = GENESIS
+        self._began = ""  # when the run of the first entry did, in UTC
+        self._known: set[str] = set()  # the anchored runs that the audit has
 
     def findings(self, ledger: Ledger, journal: Callable[[str], Sequence[Line] | None]) -> Iterator[Finding]:
         for given in ledger.bundles:
@@ -103,8 +105,11 @@ class _Sight:
         self.counts["events"] += len(bundle.tables["events"])
         self.counts["open"] += bool(runs) and not bundle.tables["closings"]
         self.counts["pruned"] += any(entry["kind"] == "pruned" for entry in entries)
+        self._known |= {bundle.run_id} & self._anchored
         for entry in entries:
             self._links.append(_packed(entry))
+            if entry["number"] == 1 and runs:
+                self._began = runs[0]["started_at"]
             if entry["head"] in self._wanted:
                 self._met[entry["head"]] = entry["number"]
             if entry["kind"] == "closed" and bundle.run_id in self._anchored:
@@ -136,8 +141,15 @@ class _Sight:
     def _check_anchors(self) -> Iterator[Finding]:
         """Whether the heads that were kept elsewhere still stand in the chain."""
         firm = max(self._met.values(), default=0)
-        for anchor in self._anchors:
-            if anchor.head in self._met or anchor.head == GENESIS:
+        missed = [anchor for anchor in self._anchors if anchor.head not in self._met and anchor.head != GENESIS]
+        earlier = {anchor.run: anchor for anchor in missed if self._before_all(anchor)}
+        if earlier:
+            count = "the heads of 1 earlier run" if len(earlier) == 1 else f"the heads of {len(earlier)} earlier runs"
+            example = f"such as that of run {max(earlier)} in {earlier[max(earlier)].source}"
+            what = f"the audit was begun anew at {self._began}: {count} are not in it, {example}"
+            yield Finding("chain", "", "the beginning", what)
+        for anchor in missed:
+            if anchor.run in earlier:
                 continue
             number, head = (0, "") if anchor.later else self._closings.get(anchor.run, (0, ""))
             since = (
@@ -156,6 +168,10 @@ class _Sight:
                 yield Finding(
                     "chain", anchor.run, "an entry is missing", f"{what}; {reason}, or an entry before it was changed"
                 )
+
+    def _before_all(self, anchor: Anchor) -> bool:
+        """Whether an anchor is of a run that was over when the audit, which does not have it, began."""
+        return anchor.run not in self._known and _later(self._began, anchor.at)
 
     def _check_aside(self, ledger: Ledger) -> Iterator[Finding]:
         for table, rows in ledger.aside.items():

@@ -116,10 +116,13 @@ def test_headings_and_fences_within_the_notes_stay(program: Program, log: Path, 
     assert log.read_text().count("My heading") == 1
 
 
-def test_secrets_are_masked_when_a_file_of_the_runbook_is_gone(program: Program, write: Callable[..., Path]) -> None:
+def test_secrets_are_masked_when_a_file_of_the_runbook_is_gone(
+    database: Database, program: Program, write: Callable[..., Path]
+) -> None:
     script = write("work.sql", "SELECT 1")
-    write("flow.yaml", FLOW + DB + "secrets:\n  key: {env: KEY}\n" + "preflight:\n  one: {sql: {file: work.sql}}\n" + STEP)
-    env = {"KEY": "hunter2hunter2", **AWAY}
+    secrets, check = "secrets:\n  key: {env: KEY}\n", "preflight:\n  one: {sql: {file: work.sql}}\n"
+    write("flow.yaml", FLOW + DB + secrets + check + STEP)
+    env = {"KEY": "hunter2hunter2", "DATABASE_URL": database.url}
     program("exec", "flow.yaml", env=env)
     script.unlink()
     ended = program("note", "last", "it was hunter2hunter2", "--json", env=env)
@@ -146,7 +149,9 @@ def test_the_run_log_has_the_note_while_the_audit_is_away(
     assert "- seen" in log.read_text()
 
 
-def test_a_note_makes_no_database(database: Database, program: Program, write: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_note_makes_no_database(
+    database: Database, program: Program, write: Callable[..., Path], tmp_path: Path
+) -> None:
     write("seed.sql", "CREATE TABLE items (n integer)")
     write("flow.yaml", FLOW + DB.replace("}", ", embedded: [seed.sql]}") + STEP)
     assert program("exec", "flow.yaml", env={"DATABASE_URL": database.url}).code == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runbook.engine.judge import number
 from runbook.engine.record import Record
@@ -15,16 +15,23 @@ from runbook.records.pages.document import anchor, relative, render, to_anchor
 from runbook.records.pages.marks import SHAPES, SIGNS, Chart, Mark, shape_of
 from runbook.records.pages.shown import Cell, Table, cell, cut, length, moment, pairs, signed, word_of
 
+if TYPE_CHECKING:
+    from runbook.records.history import Entry
+
 MAX_RUNS = 500
 MAX_METRICS = 12
 MAX_PARAMS = 6
 
 
-def history_page(title: str, records: Sequence[Record], hrefs: Mapping[str, str], *, more: int = 0) -> str:
+def history_page(
+    title: str, records: Sequence[Record], hrefs: Mapping[str, str], *, more: int = 0, pruned: Sequence[Entry] = ()
+) -> str:
     """One HTML document about many runs, complete in itself; the newest MAX_RUNS of them are shown.
 
     `hrefs` has the page of each run that has one, by run id; the others lead to their row in the table here. `more` is
-    how many runs the caller left out. Raises ValueError where a link is neither a relative path nor a fragment.
+    how many runs the caller left out; of those in `pruned` only the row is known.
+
+    Raises ValueError where a link is neither a relative path nor a fragment.
     """
     ordered = sorted(records, key=lambda record: seconds_of(record["run"]["started_at"]) or 0.0)
     shown = ordered[-MAX_RUNS:]
@@ -45,6 +52,7 @@ def history_page(title: str, records: Sequence[Record], hrefs: Mapping[str, str]
         errors=charts["errors"][: 2 * MAX_METRICS],
         common=_common(shown),
         table=_table(runs),
+        pruned=_pruned(pruned),
     )
 
 
@@ -117,6 +125,27 @@ def _table(runs: Sequence[curves.Run]) -> Table:
     headings += [f"Δ {metric}" for metric in metrics]
     rows = [_row(run, metrics, params, several) for run in reversed(runs)]
     return Table("All runs, the newest first", headings, rows, anchors=[anchor(run.id) for run in reversed(runs)])
+
+
+def _pruned(entries: Sequence[Entry]) -> Table | None:
+    """The runs that are known by their row alone."""
+    rows = [
+        [
+            Cell(entry["id"], "code"),
+            Cell(entry["runbook"]),
+            moment(entry["started_at"], zone=""),
+            Cell(entry["verdict"] or "unfinished", "verdict"),
+            Cell(length(entry["duration"]), "brief"),
+            Cell(entry["operator"] or ""),
+        ]
+        for entry in entries
+    ]
+    headings = ["Run", "Runbook", "Started (UTC)", "Verdict", "Duration", "Operator"]
+    return (
+        Table("Runs of which only the row is left, or of which the records cannot be read", headings, rows)
+        if rows
+        else None
+    )
 
 
 def _row(run: curves.Run, metrics: Sequence[str], params: Sequence[str], several: bool) -> list[Cell]:

@@ -88,8 +88,10 @@ WHERE ($1::text IS NULL OR r.runbook = $1)
     AND ($4::timestamptz IS NULL OR r.started_at >= $4)
     AND ($5::timestamptz IS NULL OR r.started_at < $5)
     AND ($6::jsonb IS NULL OR r.params @> $6 OR r.params @> $7::jsonb)
+    AND ($6::jsonb IS NULL OR NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[], $10::text[]) AS p (name, one, other)
+        WHERE (r.params->p.name IN (p.one::jsonb, p.other::jsonb)) IS NOT TRUE))
 ORDER BY r.started_at DESC, r.run_id DESC
-LIMIT $8
+LIMIT $11
 
 -- name: history_of_verdict
 SELECT r.run_id, r.runbook, r.title, c.verdict, c.exit_code, r.started_at, c.finished_at, c.duration, r.operator, r.host, r.params,
@@ -101,8 +103,10 @@ WHERE ($1::text IS NULL OR c.runbook = $1)
     AND ($4::timestamptz IS NULL OR c.started_at >= $4)
     AND ($5::timestamptz IS NULL OR c.started_at < $5)
     AND ($6::jsonb IS NULL OR r.params @> $6 OR r.params @> $7::jsonb)
+    AND ($6::jsonb IS NULL OR NOT EXISTS (SELECT FROM unnest($8::text[], $9::text[], $10::text[]) AS p (name, one, other)
+        WHERE (r.params->p.name IN (p.one::jsonb, p.other::jsonb)) IS NOT TRUE))
 ORDER BY c.started_at DESC, c.run_id DESC
-LIMIT $8
+LIMIT $11
 
 -- name: runs_beginning
 SELECT run_id FROM runbook.runs WHERE run_id LIKE $1 ORDER BY run_id = $2 DESC, run_id LIMIT 6
@@ -121,13 +125,17 @@ SELECT run_id, kind, line, head FROM runbook.chain WHERE run_id = ANY($1) AND ki
 
 -- name: last_entry
 SELECT coalesce((SELECT max(seq) FROM runbook.events WHERE run_id = $1), 0),
-    (SELECT head FROM runbook.chain WHERE run_id = $1 ORDER BY number DESC LIMIT 1)
+    (SELECT head FROM runbook.chain WHERE run_id = $1 ORDER BY number DESC LIMIT 1),
+    EXISTS (SELECT FROM runbook.chain WHERE run_id = $1 AND kind = 'pruned')
+
+-- name: closed_runs
+SELECT run_id FROM runbook.closings WHERE run_id = ANY($1)
 
 -- name: prunable
 SELECT c.run_id, count(e.seq), max(e.seq), (SELECT l.hash FROM runbook.events l WHERE l.run_id = c.run_id ORDER BY l.seq DESC LIMIT 1),
-    c.verdict, c.exit_code, c.finished_at, c.duration
+    c.verdict, c.exit_code, c.finished_at, c.duration, c.runbook
 FROM runbook.closings c JOIN runbook.events e ON e.run_id = c.run_id
-WHERE c.finished_at < $1 AND ($2::text[] IS NULL OR c.run_id = ANY($2))
+WHERE c.finished_at < $1 AND ($2::text[] IS NULL OR c.run_id = ANY($2)) AND ($3::text[] IS NULL OR c.runbook = ANY($3))
 GROUP BY c.number ORDER BY c.run_id
 
 -- name: chain_lock
