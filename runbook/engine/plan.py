@@ -337,7 +337,7 @@ class _Plan:
         self.obstacles += found.obstacles if decides else ()
 
     def _line(self, shown: str, where: Where, state: State, what: str, *because: str) -> None:
-        line = self.runbook.document.key_span(where).line
+        line = self.runbook.document.own_line(where)
         known = {"where": shown, "state": state, "what": what, "because": "; ".join(filter(None, because))}
         self.ports.emit("plan.line", {**known, "line": line})
 

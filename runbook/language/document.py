@@ -84,6 +84,10 @@ class Document(NamedTuple):
         """The text in which `where` stands: another one's where it was included from there."""
         return self._walk(where)[3]
 
+    def own_line(self, where: Where) -> int:
+        """The line of the key at `where`, from 1; 0 where it stands in another file."""
+        return self.key_span(where).line if self.source_of(where) is self.source else 0
+
     def _walk(self, where: Where) -> tuple[Entry, Any, bool, Source]:
         """The entry and the value at `where`, or of the nearest ancestor and False; and the text in which it stands."""
         entry, value, source = self.root, self.data, self.source

@@ -136,4 +136,4 @@ def _expectations(runbook: Runbook, items: Iterable[Expectation]) -> dict[str, A
 
 
 def _line(runbook: Runbook, where: Where) -> int:
-    return runbook.document.key_span(where).line
+    return runbook.document.own_line(where)

@@ -51,6 +51,7 @@ def test_parts_of_another_file_belong_to_the_runbook(write: Write) -> None:
     assert runbook.state[0].name == "items" and list(runbook.remedies) == ["empty"]
     assert [(check.severity, check.timeout) for check in runbook.preflight] == [("warn", 5.0), ("error", 5.0)]
     assert runbook.files == {str(shared): hashlib.sha256(shared.read_bytes()).hexdigest()}
+    assert [runbook.document.own_line(("preflight", name)) for name in ("room", "mine")] == [0, 6]
     assert runbook.sha256 == hashlib.sha256(OWN.encode()).hexdigest()
 
 

@@ -497,6 +497,7 @@ int main(void) {
 """
 
 
+@pytest.mark.slow  # by hand and alone: where the killer gets no CPU, the machine is out of processes soon
 @linux_only
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_a_daemon_that_forks_faster_than_the_table_can_be_read_ends(child: Child) -> None:
