@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runbook.language.expressions import EvaluationError, Scope
 from runbook.language.model import Request
@@ -12,6 +12,9 @@ from runbook.language.problems import RunbookError
 from runbook.language.templates import Template, render_text, render_url
 from runbook.language.values import as_text, dumps, loads, to_data
 from runbook.system.tools import Tools
+
+if TYPE_CHECKING:
+    import httpx
 
 MAX_BODY = 4 * 1024 * 1024
 MAX_REDIRECTS = 5
@@ -74,35 +77,37 @@ def send(exchange: Exchange, timeout: float, tools: Tools) -> dict[str, Any]:
     def break_off() -> None:
         raise HttpError("cancelled")
 
+    import httpx  # before anything can be broken off: what is raised within an import may be swallowed there
+
     tools.interrupt(break_off)
     try:
-        if tools.cancelled() is not None:
-            break_off()
-        answer: dict[str, Any] = tools.mask(_send(exchange, timeout))
+        with httpx.Client(timeout=timeout, trust_env=False, follow_redirects=False) as client:
+            if tools.cancelled() is not None:
+                break_off()
+            answer: dict[str, Any] = tools.mask(_send(client, exchange, timeout))
         return answer
     finally:
         tools.interrupt(None)
 
 
-def _send(exchange: Exchange, timeout: float) -> dict[str, Any]:
+def _send(client: httpx.Client, exchange: Exchange, timeout: float) -> dict[str, Any]:
     import httpx
 
     deadline = time.monotonic() + timeout
     try:
-        with httpx.Client(timeout=timeout, trust_env=False, follow_redirects=False) as client:
-            request = client.build_request(
-                exchange.method, exchange.url, headers=exchange.headers, content=exchange.content
-            )
-            for _ in range(MAX_REDIRECTS + 1):
-                response = client.send(request, stream=True, auth=exchange.auth or httpx.USE_CLIENT_DEFAULT)
-                if response.next_request is None:
-                    return _answer(response, deadline, timeout)
-                response.close()
-                following = response.next_request
-                if _origin(following.url) != _origin(request.url):
-                    raise HttpError(f"{exchange.url} redirects to another host, {following.url.host}: not followed")
-                request = following
-            raise HttpError(f"{exchange.url} redirects more than {MAX_REDIRECTS} times")
+        request = client.build_request(
+            exchange.method, exchange.url, headers=exchange.headers, content=exchange.content
+        )
+        for _ in range(MAX_REDIRECTS + 1):
+            response = client.send(request, stream=True, auth=exchange.auth or httpx.USE_CLIENT_DEFAULT)
+            if response.next_request is None:
+                return _answer(response, deadline, timeout)
+            response.close()
+            following = response.next_request
+            if _origin(following.url) != _origin(request.url):
+                raise HttpError(f"{exchange.url} redirects to another host, {following.url.host}: not followed")
+            request = following
+        raise HttpError(f"{exchange.url} redirects more than {MAX_REDIRECTS} times")
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise HttpError(f"{exchange.url}: {_reason(error, timeout)}") from None
 
