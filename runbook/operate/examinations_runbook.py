@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from runbook.engine.ports import CannotTell
 from runbook.language.expressions import EvaluationError
+from runbook.language.kinds import Unusable, usable
 from runbook.language.model import Command, Connection, Request, Runbook
 from runbook.language.problems import InvalidRunbook
 from runbook.language.templates import Template
@@ -110,19 +111,31 @@ def secrets(subject: Subject) -> Iterator[Finding]:
 # --- programs and files -------------------------------------------------------------------------------------------
 
 
+def kinds(subject: Subject) -> Iterator[Finding]:
+    """Whether the kinds of other packages that the runbook uses can be used."""
+    for kind in subject.runbook.kinds:
+        what = f"kind {kind.key}"
+        try:
+            usable(kind.room, kind.key)
+        except Unusable as error:
+            yield fail(what, str(error), f"pip install --force-reinstall {kind.package}, or look into that package")
+            continue
+        yield ok(what, f"a {kind.room.removesuffix('s')} of {kind.package} {kind.version}")
+
+
 def commands(runbook: Runbook) -> dict[str, Command]:
     """Every command of a runbook, by what it belongs to."""
     return {shown: part for shown, part in _parts(runbook).items() if isinstance(part, Command)}
 
 
 def _parts(runbook: Runbook) -> dict[str, Any]:
-    """Every probe and action of a runbook."""
+    """Every probe, action and notification of a runbook."""
     found: dict[str, Any] = {f"state.{item.name}": item.probe for item in runbook.state}
     found |= {check.shown: check.probe for check in (*runbook.preflight, *runbook.postconditions)}
     for step in (*runbook.steps, *runbook.on_failure, *runbook.finally_):
         found[f"{step.stage}.{step.name}"] = step.action
         found[f"{step.stage}.{step.name}.rehearse"] = step.stand_in
-    return found
+    return found | {f"notify.{item.name}": item.use for item in runbook.notify}
 
 
 def programs(subject: Subject) -> Iterator[Finding]:
@@ -301,6 +314,7 @@ def models_named(subject: Subject, connection: str) -> dict[str, list[str]]:
 RUNBOOK: dict[str, Callable[[Subject], Iterator[Finding]]] = {
     "file": loads,
     "secrets": secrets,
+    "kinds": kinds,
     "programs": programs,
     "run log": report,
     "lock": file_lock,

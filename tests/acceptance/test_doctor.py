@@ -525,3 +525,8 @@ def test_a_role_that_may_not_look_into_the_audit(look: Look, ran: Database) -> N
         assert seen["connection db: role"]["found"] == f"{stranger} may do nothing beyond its grants"
     finally:
         admin.run(f"DROP ROLE {stranger}")
+
+
+def test_the_programs_of_notifications_are_looked_for(look: Look) -> None:
+    seen = look("steps: {s: {command: ['true']}}\nnotify: {tell: {command: [no-such-program]}}\n", "fail")
+    assert seen["runbook: program no-such-program"]["state"] == "fail"

@@ -72,6 +72,11 @@ def test_the_example_from_its_readme_passes(
     assert "    │ bookings.csv" in ended.err
     for command in (["show", "last"], ["validate", "month_end.yaml"], ["check", "month_end.yaml"]):
         assert program(*command, env=files).code == 0
+    found = {
+        item["what"]: item for item in program("doctor", "month_end.yaml", "--json", env=files).document["findings"]
+    }
+    assert found["kind csv"]["state"] == "ok" and found["kind csv"]["found"] == "a probe of runbook-files 0.1.0"
+    assert found["kind archive"]["state"] == "ok"
 
 
 def test_without_the_package_its_keys_are_unknown(program: Program, write: Write) -> None:
