@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from runbook.database.connect import Connection, ServerError, bound, translated
 from runbook.database.shapes import shape
@@ -20,11 +20,13 @@ from runbook.language.templates import Template, render_sql
 from runbook.language.values import to_data
 from runbook.operate.cancel import Cancellation
 from runbook.operate.circumstances import operator
-from runbook.operate.naming import Naming
 from runbook.operate.servers import CannotStart, project_folder
 from runbook.operate.world import World
 from runbook.session import Options, execute
-from runbook.steps.repair import Repair
+from runbook.steps.sql import Repair
+
+if TYPE_CHECKING:
+    from psycopg import Cursor
 
 SHOWN = 20  # rows of `find`
 _LIMITS = "SET statement_timeout = '60s'; SET lock_timeout = '10s'"
@@ -112,8 +114,6 @@ def apply(
     """
     remedy = find_remedy(runbook, name)
     check_bound(remedy, rows)
-    values = bind_params(runbook, params)
-    lock = Naming(runbook, values, "", options.operator or operator()).key()
     step = Step(
         name=name,
         stage="steps",
@@ -130,7 +130,6 @@ def apply(
     bare = runbook._replace(
         title=Template(f"Remedy {name} of {runbook.name}", ()),
         hypothesis=remedy.description,
-        lock=Template(lock, ()),
         preflight=(),
         expectations=(),
         steps=(step,),
@@ -163,8 +162,7 @@ def _preview(world: World, scope: Scope, remedy: Remedy, states: tuple[State, ..
             connection.execute("BEGIN")
             before = _measured(connection, scope, mine)
             found, found_rows = _found(connection, scope, remedy.find)
-            statement = render_sql(remedy.sql.text, scope, 0)
-            rows = connection.execute(statement.query, bound(statement.values) or None).rowcount
+            rows = _asked(connection, scope, remedy.sql).rowcount
             if rows < 0:
                 raise ServerError(
                     "the statement does not say how many rows it touches: let it update, delete or insert rows"
@@ -177,10 +175,8 @@ def _preview(world: World, scope: Scope, remedy: Remedy, states: tuple[State, ..
 def _found(connection: Connection, scope: Scope, find: Sql | None) -> tuple[list[dict[str, Any]], int | None]:
     if find is None:
         return [], None
-    statement = render_sql(find.text, scope, 0)
-    cursor = connection.execute(statement.query, bound(statement.values) or None)
-    columns = [column.name for column in cursor.description or ()]
-    return shape(columns, cursor.fetchmany(SHOWN), "rows"), cursor.rowcount
+    cursor = _asked(connection, scope, find)
+    return _shaped(cursor, SHOWN, "rows"), cursor.rowcount
 
 
 def _measured(connection: Connection, scope: Scope, states: list[State]) -> dict[str, dict[str, Any]]:
@@ -188,12 +184,15 @@ def _measured(connection: Connection, scope: Scope, states: list[State]) -> dict
     found = {}
     for state in states:
         assert isinstance(state.probe, Sql)
-        statement = render_sql(state.probe.text, scope, 0)
-        try:
-            with translated(), connection.transaction():
-                cursor = connection.execute(statement.query, bound(statement.values) or None)
-                columns = [column.name for column in cursor.description or ()]
-                found[state.name] = shape(columns, cursor.fetchmany(2), "row")
-        except ServerError:
-            continue
+        with suppress(ServerError), translated(), connection.transaction():
+            found[state.name] = _shaped(_asked(connection, scope, state.probe), 2, "row")
     return found
+
+
+def _asked(connection: Connection, scope: Scope, sql: Sql) -> Cursor[Any]:
+    statement = render_sql(sql.text, scope, 0)
+    return connection.execute(statement.query, bound(statement.values) or None)
+
+
+def _shaped(cursor: Cursor[Any], most: int, returns: str) -> Any:
+    return shape([column.name for column in cursor.description or ()], cursor.fetchmany(most), returns)

@@ -22,6 +22,7 @@ from runbook.operate.circumstances import operator as system_operator
 from runbook.operate.finding import Found
 from runbook.operate.git import git_state
 from runbook.operate.opening import opening
+from runbook.operate.reaching import recorded_text
 from runbook.operate.runs import runs_folder
 from runbook.operate.servers import EMBEDDED, NoConsent
 from runbook.operate.world import without_credentials
@@ -73,15 +74,14 @@ class Repeated(NamedTuple):
 def recorded_runbook(record: Record) -> Runbook:
     """The runbook that a run executed, as its record has it. Raises CannotRepeat, or InvalidRunbook where a file is gone."""
     around, run = record["circumstances"], record["run"]
-    digest = around.get("versions", {}).get("runbook file")
-    if digest is None:
+    if "runbook file" not in around.get("versions", {}):
         raise CannotRepeat(f"run {run['id']} had not begun when its runner died: there is nothing to repeat")
-    for text in (around["text"], f"\ufeff{around['text']}"):
-        if digest == f"sha256 {hashlib.sha256(text.encode()).hexdigest()}":
-            return load_text(text, _place(Path(around["file"])))
-    raise CannotRepeat(
-        f"run {run['id']} cannot be repeated faithfully: its record masks a part of the runbook (a secret stands in its text)"
-    )
+    text = recorded_text(record)
+    if text is None:
+        raise CannotRepeat(
+            f"run {run['id']} cannot be repeated faithfully: its record masks a part of the runbook (a secret stands in its text)"
+        )
+    return load_text(text, _place(Path(around["file"])))
 
 
 def _place(recorded: Path) -> Path:

@@ -124,7 +124,7 @@ def _verify_databases(
     databases: tuple[str, ...], anchors: list[Anchor], logs: Sequence[Path], no_journals: bool
 ) -> dict[str, Report]:
     from runbook.operate.anchors import from_disk, own_journal
-    from runbook.operate.audits import knows
+    from runbook.operate.audits import known_runs
     from runbook.records.ledger import one_moment, read_database
     from runbook.records.verify import verify
 
@@ -133,7 +133,7 @@ def _verify_databases(
         if anchors and len(audits.found) > 1:
             raise click.UsageError(f"of which audit is the head? {_choice(audits)}")
 
-        of_logs = _of_logs(logs, list(audits.found), lambda target, run: knows(audits.found[target], run))
+        of_logs = _of_logs(logs, list(audits.found), lambda target, run: bool(known_runs(audits.found[target], [run])))
         for target, connection in audits.found.items():
             with one_moment(connection):
                 known = [] if no_journals else list(from_disk(target))

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from runbook.cli.terminal import fit
 from runbook.engine.record import CheckDoc, Record
 from runbook.language.values import as_text, brief, duration_text
 from runbook.records.markdown import visible
@@ -26,7 +27,7 @@ def checklist(record: Record, style: Style, changed: set[str]) -> list[str]:
     titles = [f" {HEAD[0]}", *HEAD[1:]]
     lines = ["  ".join(title.ljust(width) for title, width in zip(titles, widths, strict=True)).rstrip()]
     for _, check, cells in rows:
-        text = [_cut(cell, width).ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        text = [fit(cell, width).ljust(width) for cell, width in zip(cells, widths, strict=True)]
         text[1] = style(text[1], _kind(check))
         lines.append("  ".join(text).rstrip())
         lines += [f"    {line}" for line in _below(check, record["circumstances"]["file"])]
@@ -65,10 +66,6 @@ def _below(check: CheckDoc, file: str) -> Iterator[str]:
 
 def _width(cells: list[str], limit: int) -> int:
     return min(max(map(len, cells)), limit)
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:

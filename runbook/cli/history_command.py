@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runbook.cli.ages import ago
 from runbook.cli.documents import NotPrinted, refusing
 from runbook.cli.files import database_option, named_urls
 from runbook.cli.listing import listing
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from runbook.records.history import Asked, Entry
 
 VERDICTS = ("passed", "refuted", "blocked", "failed", "errored", "cancelled", "lost", "open")
-_UNITS = {"d": "days", "h": "hours", "m": "minutes", "w": "weeks"}
 _FIRST, _LAST = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
 Span = tuple[datetime, datetime]
 
@@ -35,12 +35,12 @@ def _span(ctx: click.Context, param: click.Parameter, value: str | None) -> Span
     """A day, a moment, or a length of time before now: from when to when it is."""
     if value is None:
         return None
-    ago = re.fullmatch(r"(\d{1,6})([dhmw])", value, re.ASCII)
-    if ago:
-        moment = _FIRST
-        with suppress(OverflowError):
-            moment = datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        return moment, moment
+    try:
+        past = ago(value)
+    except OverflowError:
+        past = _FIRST
+    if past is not None:
+        return past, past
     day = _day(value)
     if day:
         return day

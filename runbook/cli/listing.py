@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from runbook.cli.terminal import fit
 from runbook.engine.record import Record
 from runbook.language.values import as_text, duration_text
 from runbook.records.history import Entry
@@ -64,7 +65,7 @@ def _cells(entry: Entry) -> tuple[str, ...]:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    cut = [cell if len(cell) <= width else f"{cell[: width - 1]}…" for cell, width in zip(cells, widths, strict=True)]
+    cut = map(fit, cells, widths)
     return "  ".join(cell.ljust(width) for cell, width in zip(cut, widths, strict=True)).rstrip()
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from runbook.cli.ages import ago
 from runbook.cli.documents import print_document, refusing
 from runbook.cli.files import database_option, named_urls
 from runbook.records.markdown import visible
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from runbook.operate.prune import Plan
 
 PARTS = ("folders", "output", "audit")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @click.command("prune", short_help="Remove old run folders, output and audit detail, on record.")
@@ -71,13 +70,13 @@ def command(
 
 def _moment(older_than: str) -> datetime:
     """The moment so long ago. Raises a usage error."""
-    age = re.fullmatch(r"([0-9]{1,6})([smhdw])", older_than)
-    if age is None:
-        raise click.UsageError(f"--older-than {older_than}: a time is written 180d, 26w, 12h, 30m or 10s")
     try:
-        return datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})
+        moment = ago(older_than, "smhdw")
     except OverflowError:
         raise click.UsageError(f"--older-than {older_than}: that is before all time") from None
+    if moment is None:
+        raise click.UsageError(f"--older-than {older_than}: a time is written 180d, 26w, 12h, 30m or 10s")
+    return moment
 
 
 def _document(plan: Plan, dry_run: bool) -> dict[str, Any]:

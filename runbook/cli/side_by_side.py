@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+from runbook.cli.terminal import fit
 from runbook.language.values import Absent, as_text
 from runbook.records.markdown import visible
 
@@ -62,11 +63,7 @@ def _fitted(left: str, right: str, room: int) -> tuple[str, str]:
         start = max(alike - 12, 0)
         if start and alike > room - 8:
             left, right = f"…{left[start:]}", f"…{right[start:]}"
-    return _cut(left, room), _cut(right, room)
-
-
-def _cut(text: str, room: int) -> str:
-    return text if len(text) <= room else f"{text[: room - 1]}…"
+    return fit(left, room), fit(right, room)
 
 
 def _middle(text: str, room: int) -> str:

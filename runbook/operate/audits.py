@@ -139,7 +139,7 @@ def _last_files() -> list[Path]:
     return found
 
 
-def knows(connection: Connection, run_id: str) -> bool:
-    """Whether an audit has a row of that run. Raises ServerError."""
+def known_runs(connection: Connection, run_ids: Sequence[str]) -> set[str]:
+    """Those of the runs that an audit has rows of. Raises ServerError."""
     with translated():
-        return connection.execute(queries()["known_runs"], [[run_id]]).fetchone() is not None
+        return {row[0] for row in connection.execute(queries()["known_runs"], [list(run_ids)])}

@@ -153,14 +153,9 @@ class History:
                 yield entry_of(record)
 
     def _in_audits(self, run_ids: list[str]) -> set[str]:
-        from runbook.database.connect import translated
-        from runbook.records.audit import queries
+        from runbook.operate.audits import known_runs
 
-        found: set[str] = set()
-        for connection in self.audits.found.values():
-            with translated():
-                found |= {row[0] for row in connection.execute(queries()["known_runs"], [run_ids])}
-        return found
+        return set[str]().union(*(known_runs(connection, run_ids) for connection in self.audits.found.values()))
 
     def records(self, run_ids: Sequence[str]) -> dict[str, Record]:
         """The records of runs, by id; pruned ones are not among them."""

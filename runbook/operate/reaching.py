@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -48,6 +49,15 @@ def thrown_away(record: Record) -> bool:
     """Whether the audit of a run lay in a database that was made for this run alone, and went with it."""
     around = record["circumstances"]
     return bool(around.get("fresh")) and around.get("audit") in around.get("embedded", [])
+
+
+def recorded_text(record: Record) -> str | None:
+    """The runbook's text as the run had it; None where the record masks a part of it."""
+    around = record["circumstances"]
+    for text in (around["text"], f"\ufeff{around['text']}"):
+        if around["versions"]["runbook file"] == f"sha256 {hashlib.sha256(text.encode()).hexdigest()}":
+            return str(text)
+    return None
 
 
 def runbook_of(record: Record) -> Runbook:

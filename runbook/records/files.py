@@ -23,10 +23,15 @@ def write_aside(path: Path, chunks: Iterable[bytes], mode: int = PRIVATE) -> Non
     place.parent.mkdir(parents=True, exist_ok=True)
     aside = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(aside, chunks, mode)
         aside.replace(place)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_new(path: Path, chunks: Iterable[bytes], mode: int = PRIVATE) -> None:
+    """Writes a file that is not there yet, and has it on disk before it returns. Raises OSError."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb") as file:
+        file.writelines(chunks)
+        file.flush()
+        os.fsync(file.fileno())

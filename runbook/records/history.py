@@ -84,6 +84,10 @@ def _entry(row: Sequence[Any]) -> Entry:
     entry: Any = dict(zip(Entry.__annotations__, row, strict=True))
     if not isinstance(entry["params"], dict):
         entry["params"] = {}  # nothing that a run wrote
+    return _timed(entry)
+
+
+def _timed(entry: Any) -> Entry:
     for name in ("started_at", "finished_at"):
         entry[name] = _milliseconds(entry[name])
     return entry  # type: ignore[no-any-return]
@@ -103,22 +107,8 @@ def entry_of(record: Record) -> Entry:
     """The row of a run that is known by its record."""
     run: Any = record["run"]
     digest = record["circumstances"].get("versions", {}).get("runbook file", "").removeprefix("sha256 ")
-    names = (
-        "id",
-        "runbook",
-        "title",
-        "verdict",
-        "exit_code",
-        "started_at",
-        "finished_at",
-        "duration",
-        "operator",
-        "host",
-    )
-    entry: Any = {**{name: run.get(name) for name in names}, "params": record["params"], "sha256": digest}
-    for name in ("started_at", "finished_at"):
-        entry[name] = _milliseconds(entry[name])
-    return entry  # type: ignore[no-any-return]
+    entry: Any = {name: run.get(name) for name in Entry.__annotations__}
+    return _timed({**entry, "params": record["params"], "sha256": digest})
 
 
 def fits(entry: Entry, asked: Asked) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from runbook.engine.record import Record
 from runbook.language.problems import RunbookError
 from runbook.language.values import as_text, duration_text
-from runbook.records.files import write_aside
+from runbook.records.files import write_aside, write_new
 from runbook.records.markdown import code, plain
 from runbook.records.runlog import run_log
 
@@ -34,7 +34,7 @@ def write_report(path: Path, record: Record) -> tuple[Path, str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.parent / f".{path.name}.{secrets.token_hex(4)}"
-        _write(aside, text)
+        write_new(aside, [text.encode("utf-8", "backslashreplace")])
         try:
             for place in (path, beside(path, record["run"]["id"])):
                 with suppress(FileExistsError):
@@ -65,13 +65,6 @@ def _rendered(record: Record) -> tuple[str, str]:
         return render(record), ""
     except ReportError as error:
         return run_log(record), f"the run log is the default one: {error}"
-
-
-def _write(path: Path, text: str) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
-        file.write(text.encode("utf-8", "backslashreplace"))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def render(record: Record) -> str:

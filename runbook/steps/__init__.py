@@ -10,7 +10,7 @@ from runbook.language.expressions import Scope
 from runbook.language.model import Action
 from runbook.system.tools import Tools
 
-_MODULES = {"Sql": "sql", "Request": "http", "Command": "command", "Repair": "repair", "Extension": "extension"}
+_MODULES = {"Sql": "sql", "Request": "http", "Command": "command", "Repair": "sql", "Extension": "extension"}
 
 
 def prepare(action: Action, scope: Scope, timeout: float, tools: Tools) -> Prepared:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from runbook.database.connect import Connection, ServerError, bound, translated
 from runbook.database.shapes import shape
@@ -20,24 +21,38 @@ FROM pg_settings WHERE name = 'client_connection_check_interval'
 """
 
 
-def prepare(action: Sql, scope: Scope, timeout: float, tools: Tools) -> Prepared:
-    """The statements with their values; going, they are committed together."""
-    statements = [render_sql(action.text, scope, index) for index in range(len(action.text.spans))]
+class Repair(NamedTuple):
+    """A remedy's statement, which is committed only if it touches as many rows as a person agreed to."""
+
+    sql: Sql
+    rows: int
+
+
+def prepare(action: Sql | Repair, scope: Scope, timeout: float, tools: Tools) -> Prepared:
+    """The statements with their values; going, they are committed together, a remedy only if it touches what was shown."""
+    sql = action.sql if isinstance(action, Repair) else action
+    statements = [render_sql(sql.text, scope, index) for index in range(len(sql.text.spans))]
     what = "; ".join(" ".join(statement.query.split()) for statement in statements)
-    return Prepared(what, lambda: _run(action, statements, timeout, tools))
+
+    def use(connection: Connection) -> Acted:
+        if isinstance(action, Repair):
+            return _repair(connection, statements[0], action.rows)
+        return Acted(_execute(connection, statements, sql.returns))
+
+    return Prepared(what, lambda: _run(sql.connection, use, timeout, tools))
 
 
-def _run(action: Sql, statements: list[BoundSql], timeout: float, tools: Tools) -> Acted:
+def _run(name: str, use: Callable[[Connection], Acted], timeout: float, tools: Tools) -> Acted:
+    """What `use` does on a connection of the step's own, bounded in time, and broken off where the end is asked for."""
     try:
-        connection = tools.database(action.connection)
+        connection = tools.database(name)
     except ServerError as error:
         return Acted({}, str(error))
     tools.interrupt(connection.cancel)
     try:
         with translated():
             connection.execute(f"SET statement_timeout = {int(timeout * 1000)}; {_MIND_THE_CLIENT}")
-            facts = _execute(connection, statements, action.returns)
-        return Acted(facts)
+            return use(connection)
     except ServerError as error:
         stopped = tools.cancelled() is not None
         return Acted({}, "cancelled" if stopped else _why(error, timeout), cancelled=stopped)
@@ -68,3 +83,14 @@ def _execute(connection: Connection, statements: list[BoundSql], returns: str) -
     if together:
         connection.execute("COMMIT")
     return facts
+
+
+def _repair(connection: Connection, statement: BoundSql, shown: int) -> Acted:
+    connection.execute("BEGIN")
+    rows = connection.execute(statement.query, bound(statement.values) or None).rowcount
+    if rows != shown:
+        connection.execute("ROLLBACK")
+        why = f"rolled back: it touched {rows} rows, and {shown} were shown: another writer was there meanwhile"
+        return Acted({"rowcount": 0}, why)
+    connection.execute("COMMIT")
+    return Acted({"rowcount": rows})

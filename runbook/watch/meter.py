@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import threading
@@ -22,6 +21,7 @@ from runbook.language.model import File, Request, Runbook, Sql, State
 from runbook.language.problems import RunbookError
 from runbook.language.values import Absent, brief
 from runbook.operate.cancel import Cancellation
+from runbook.operate.reaching import recorded_text
 from runbook.operate.servers import EMBEDDED
 from runbook.operate.world import World
 from runbook.records.masks import Masks
@@ -47,13 +47,10 @@ class Reading(NamedTuple):
 def recorded_runbook(record: Record) -> Runbook:
     """The runbook that a run executes, from the run's own record. Raises NotMeasured or InvalidRunbook."""
     around = record["circumstances"]
-    digest = around["versions"]["runbook file"]
-    for text in (around["text"], f"\ufeff{around['text']}"):
-        if digest == f"sha256 {hashlib.sha256(text.encode()).hexdigest()}":
-            runbook = load_text(text, Path(around["file"]))
-            break
-    else:
+    text = recorded_text(record)
+    if text is None:
         raise NotMeasured("the record masks a part of the runbook")
+    runbook = load_text(text, Path(around["file"]))
     for name, known in runbook.files.items():
         if around["versions"].get(f"file {Path(name).name}") != f"sha256 {known}":
             raise NotMeasured(f"{name} is not what it was when the run began")

@@ -20,6 +20,7 @@ from runbook.language.load import load
 from runbook.operate.examinations import worst
 from tests.acceptance.helpers import DB, HEAD, Background, Site, until
 from tests.conftest import Database, Ended, Program
+from tests.disks import small_disk
 from tests.operate.wires import Pooler, Wire
 
 Write = Callable[..., Path]
@@ -401,17 +402,8 @@ def test_copies_that_killed_rehearsals_left(look: Look, database: Database) -> N
 @pytest.fixture
 def narrow(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB."""
-    if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("only root can mount a file system")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "runbook", folder], capture_output=True, check=False
-    )
-    if made.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.decode()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with small_disk(tmp_path / "disk") as folder:
+        yield folder
 
 
 def test_a_folder_that_is_full_and_then_read_only(narrow: Path, program: Program) -> None:

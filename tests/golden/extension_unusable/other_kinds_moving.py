@@ -1,1 +1,1 @@
-raise RuntimeError("no disk to move things on")
+../kinds/other_kinds_moving.py

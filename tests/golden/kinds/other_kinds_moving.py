@@ -1,0 +1,1 @@
+raise RuntimeError("no disk to move things on")
