@@ -13,7 +13,9 @@ from runbook.language.fields import Fields
 from runbook.language.names import PROBE_NAMES, Shape
 from runbook.language.problems import Problem, did_you_mean
 from runbook.language.reports import template_trouble
+from runbook.language.schedules import schedule_of
 from runbook.language.schema import param_errors, schema_trouble
+from runbook.language.source import Files
 
 DEFAULT_REPORT = "logs/{{ runbook.name }}_{{ run.stamp }}.md"
 _PROBES = ("sql", "http", "command", "file")
@@ -22,12 +24,14 @@ ENDINGS: tuple[model.Ending, ...] = ("passed", "refuted", "blocked", "failed", "
 UNASKED = ENDINGS[1:]  # the verdicts of which is told where nothing else is asked for
 
 
-def build(document: Document, path: Path, named: Mapping[str, Any]) -> tuple[model.Runbook, list[Problem]]:
+def build(
+    document: Document, path: Path, named: Mapping[str, Any], files: Files | None = None
+) -> tuple[model.Runbook, list[Problem]]:
     """The Runbook that `document` describes, and all that is wrong with it; with problems it must not be run.
 
-    `named` has every entry whose name is known, also those that were left out of the document.
+    `named` has every entry whose name is known, also those that were left out of the document. What it reads comes from `files`.
     """
-    fields = Fields(document, path.parent, named)
+    fields = Fields(document, path.parent, named, files)
     data = document.data
     _check_params(fields)
     _check_step_names(fields)
@@ -59,6 +63,8 @@ def build(document: Document, path: Path, named: Mapping[str, Any]) -> tuple[mod
         sha256=document.sha256,
         files=fields.files,
         kinds=tuple(used.kind for room in fields.others.values() for used in room.values()),
+        rerun=data.get("rerun", False),
+        schedule=schedule_of(fields),
     )
     return runbook, fields.problems
 
@@ -103,7 +109,7 @@ def _connections(fields: Fields) -> dict[str, model.Connection]:
         scripts = []
         for index, text in enumerate(item.get("embedded") or []):
             scripts.append(fields.folder / text)
-            if not scripts[-1].is_file():
+            if not fields.source.has(scripts[-1]):
                 fields.wrong(
                     (*where, "embedded", index),
                     f"there is no file {scripts[-1]}",

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from runbook.language.locate import index_of
 from runbook.language.problems import Problem
-from runbook.language.source import Entry, Source, Span, Where, decode, dotted, read_bytes, whole_file
+from runbook.language.source import Disk, Entry, Files, Source, Span, Where, decode, dotted, whole_file
 
 __all__ = ["Document", "Span", "Where", "dotted", "parse_document", "parse_scalar", "read_document", "read_text"]
 
@@ -116,10 +116,10 @@ def _child(entry: Entry, part: str | int) -> Entry | None:
     return inner[part] if isinstance(inner, list) and 0 <= part < len(inner) else None
 
 
-def read_document(path: Path, shown: str | None = None) -> Document:
+def read_document(path: Path, shown: str | None = None, files: Files | None = None) -> Document:
     """The runbook in the file `path`, which messages call `shown`. Raises InvalidRunbook with every problem of it."""
     name = str(path) if shown is None else shown
-    return parse_document(read_bytes(path, name), name)
+    return parse_document((files or Disk()).read(path, name), name)
 
 
 def parse_document(text: str | bytes, shown: str) -> Document:
@@ -134,10 +134,10 @@ def parse_document(text: str | bytes, shown: str) -> Document:
     return Document(source, data, _sha256(text), root)
 
 
-def read_text(path: Path, shown: str | None = None) -> Document:
+def read_text(path: Path, shown: str | None = None, files: Files | None = None) -> Document:
     """A file of SQL or the like as a document whose data is the text. Raises InvalidRunbook if it is no UTF-8 text."""
     name = str(path) if shown is None else shown
-    raw = read_bytes(path, name)
+    raw = (files or Disk()).read(path, name)
     source = decode(raw, name)
     return Document(source, source.text, _sha256(raw), Entry(0, 0, 0, len(source.text), None))
 

@@ -13,6 +13,7 @@ from runbook.language.kinds import Used, met, part_of
 from runbook.language.model import Command, Extension, File, Probe, Request, Sql
 from runbook.language.names import PROBE_NAMES, Shape, check_names, shape_at
 from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
+from runbook.language.source import Disk, Files
 from runbook.language.sqltext import query_columns
 from runbook.language.templates import SqlTemplate, Template, parse_shell, parse_sql, parse_template
 from runbook.language.values import as_text
@@ -31,8 +32,9 @@ def seconds(text: str) -> float:
 class Fields:
     """Parses the fields of one document; what is wrong goes to `problems`, and a harmless stand-in is returned."""
 
-    def __init__(self, document: Document, folder: Path, named: Mapping[str, Any]) -> None:
+    def __init__(self, document: Document, folder: Path, named: Mapping[str, Any], source: Files | None = None) -> None:
         self.document, self.folder = document, folder
+        self.source: Files = source or Disk()
         self.data: Mapping[str, Any] = document.data
         self._named = named
         self._shapes: dict[str, Shape] = {}
@@ -158,7 +160,7 @@ class Fields:
     def read(self, file: Path, where: Where) -> Document | None:
         """A text file that the runbook names, remembered by its hash; a file that cannot be read is a problem at `where`."""
         try:
-            document = read_text(file, str(file))
+            document = read_text(file, str(file), self.source)
         except InvalidRunbook as error:
             self.wrong(
                 where, f"cannot be read: {error.problems[0].message}", "paths are relative to the runbook's folder"

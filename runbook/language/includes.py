@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from runbook.language.document import Document, Where, read_document
 from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
-from runbook.language.source import Entry
+from runbook.language.source import Entry, Files
 
 SHARED = (
     "params",
@@ -38,7 +38,7 @@ class Included(NamedTuple):
     problems: list[Problem]
 
 
-def included(document: Document, folder: Path) -> Included:
+def included(document: Document, folder: Path, files: Files | None = None) -> Included:
     """The runbook together with the parts that `include:` names; an entry of its own goes before an included one of that name.
 
     Raises InvalidRunbook with every problem of an included file that cannot be read.
@@ -50,13 +50,13 @@ def included(document: Document, folder: Path) -> Included:
     for index, name in enumerate(listed):
         if isinstance(name, str):
             where: Where = ("include", index) if isinstance(names, list) else ("include",)
-            found = _with(found, where, folder / name, name)
+            found = _with(found, where, folder / name, name, files)
     return found
 
 
-def _with(found: Included, where: Where, path: Path, name: str) -> Included:
+def _with(found: Included, where: Where, path: Path, name: str, files: Files | None) -> Included:
     try:
-        part = read_document(path, str(Path(found.document.file).parent / name))
+        part = read_document(path, str(Path(found.document.file).parent / name), files)
     except InvalidRunbook as error:
         if error.problems[0].line:
             raise
@@ -73,7 +73,12 @@ def _refused(part: Document) -> list[Problem]:
     """What may not stand in a file that is included."""
     if not isinstance(part.data, dict):
         return [part.problem((), "an included file is a mapping of sections", f"it may have {', '.join(SHARED)}")]
-    hints = {"include": "name that file in the runbook itself", "steps": "the steps are the runbook's own"}
+    hints = {
+        "include": "name that file in the runbook itself",
+        "steps": "the steps are the runbook's own",
+        "schedule": "the schedule is the runbook's own",
+        "rerun": "whether a run may be done again is the runbook's own to say",
+    }
     return [
         part.problem((key,), f"`{key}` cannot be included", hints.get(key) or did_you_mean(key, SHARED), at="key")
         for key in part.data

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from runbook.language.document import Document, Where, parse_document, parse_scalar
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
-from runbook.language.source import read_bytes
+from runbook.language.source import Disk, Files, Submitted, read_bytes, whole_file
 from runbook.language.values import dumps, to_data
 
 
@@ -35,18 +35,37 @@ def load(path: str | Path, seen: Marks | None = None) -> Runbook:
     place, shown = Path(path).absolute(), str(path)
     raw = read_bytes(Path(path), shown)
     if seen is None:
-        return _load(parse_document(raw, shown), place)
+        return _load(parse_document(raw, shown), place, Disk())
     key = f"runbook {place} {shown} {hashlib.sha256(raw).hexdigest()}"
     known = seen.runbook(key)
     if known is None or not _unchanged(known):
-        known = _load(parse_document(raw, shown), place)
+        known = _load(parse_document(raw, shown), place, Disk())
         seen.keep(key, known)
     return known
 
 
-def load_text(text: str, path: Path) -> Runbook:
-    """The runbook in a text that stood at `path`, as a journal keeps it. Raises InvalidRunbook."""
-    return _load(parse_document(text, str(path)), path)
+def load_text(text: str, path: Path, files: Mapping[str, bytes] | None = None) -> Runbook:
+    """The runbook in a text that stood at `path`, as a journal keeps it. Raises InvalidRunbook.
+
+    Where `files` is given, by absolute path, all that loading reads is taken from it, and nothing from this disk.
+    """
+    return _load(parse_document(text, str(path)), path, Disk() if files is None else Submitted(files))
+
+
+def file_contents(runbook: Runbook) -> dict[str, bytes]:
+    """The bytes of each of `runbook.files`, by its path. Raises InvalidRunbook if one is not what it was when loaded."""
+    found: dict[str, bytes] = {}
+    problems: list[Problem] = []
+    for path, digest in runbook.files.items():
+        try:
+            found[path] = read_bytes(Path(path), path)
+            if hashlib.sha256(found[path]).hexdigest() != digest:
+                raise whole_file(path, "the file changed while the runbook was used", "do it again")
+        except InvalidRunbook as error:
+            problems += error.problems
+    if problems:
+        raise InvalidRunbook(problems)
+    return found
 
 
 def _unchanged(runbook: Runbook) -> bool:
@@ -64,17 +83,19 @@ def _unchanged(runbook: Runbook) -> bool:
     return unchanged(runbook.kinds)
 
 
-def _load(document: Document, path: Path) -> Runbook:
+def _load(document: Document, path: Path, source: Files) -> Runbook:
     from runbook.language.build import build
     from runbook.language.includes import included, with_defaults
     from runbook.language.schema import shape_problems
 
-    document, files, refused = included(document, path.parent)
+    document, files, refused = included(document, path.parent, source)
     misshapen = shape_problems(document)
     if misshapen:
-        raise InvalidRunbook([*refused, *(problem for _, problem in misshapen), *_further(document, path, misshapen)])
+        raise InvalidRunbook(
+            [*refused, *(problem for _, problem in misshapen), *_further(document, path, misshapen, source)]
+        )
     document = with_defaults(document)
-    runbook, problems = build(document, path, document.data)
+    runbook, problems = build(document, path, document.data, source)
     if refused or problems:
         raise InvalidRunbook([*refused, *problems])
     return runbook._replace(files={**files, **runbook.files})
@@ -99,7 +120,7 @@ _OF_ENTRIES = (
 )
 
 
-def _further(document: Document, path: Path, misshapen: list[tuple[Where, Problem]]) -> list[Problem]:
+def _further(document: Document, path: Path, misshapen: list[tuple[Where, Problem]], source: Files) -> list[Problem]:
     """What else is wrong, beside shape: the entries at fault are left out, though their names stay known."""
     from runbook.language.build import build
 
@@ -113,7 +134,7 @@ def _further(document: Document, path: Path, misshapen: list[tuple[Where, Proble
             named.pop(section, None)
         else:
             return []
-    _, problems = build(document._replace(data=data), path, named)
+    _, problems = build(document._replace(data=data), path, named, source)
     return problems
 
 

@@ -231,8 +231,21 @@ class AuditRows(NamedTuple):
     finished: Sql | None
 
 
+class Schedule(NamedTuple):
+    """When a runbook is to run by itself: five fields of cron in a time zone, and the params of those runs.
+
+    `on_overlap` says what becomes of a tick while an earlier run of the schedule is not over.
+    """
+
+    cron: str
+    timezone: str
+    params: dict[str, Any]
+    on_overlap: Literal["skip", "queue"]
+    where: Where
+
+
 class Runbook(NamedTuple):
-    """One runbook, checked."""
+    """One runbook, checked. `rerun` says that a run whose worker died may be done again from the start."""
 
     document: Document
     path: Path
@@ -259,6 +272,8 @@ class Runbook(NamedTuple):
     sha256: str
     files: dict[str, str]
     kinds: tuple[Kind, ...] = ()
+    rerun: bool = False
+    schedule: Schedule | None = None
 
     @property
     def folder(self) -> Path:

@@ -6,11 +6,11 @@ import os
 import re
 import stat
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from runbook.language.problems import InvalidRunbook, Problem
 
@@ -134,6 +134,43 @@ class Source:
     def refuse(self, start: int, end: int, message: str, hint: str = "") -> InvalidRunbook:
         """The exception for one problem at `start` to `end`."""
         return InvalidRunbook([self.problem(self.span(start, end), message, hint)])
+
+
+class Files(Protocol):
+    """Where loading takes what it reads from."""
+
+    def read(self, path: Path, shown: str) -> bytes:
+        """The bytes of the file at `path`. Raises InvalidRunbook, which calls it `shown`."""
+
+    def has(self, path: Path) -> bool:
+        """Whether the file is there, as far as can be told."""
+
+
+class Disk:
+    """Files where they stand."""
+
+    def read(self, path: Path, shown: str) -> bytes:
+        return read_bytes(path, shown)
+
+    def has(self, path: Path) -> bool:
+        return path.is_file()
+
+
+class Submitted:
+    """Files that came along with a text, by absolute path; nothing is looked for on this disk."""
+
+    def __init__(self, contents: Mapping[str, bytes]) -> None:
+        self._contents = {os.path.abspath(path): content for path, content in contents.items()}
+
+    def read(self, path: Path, shown: str) -> bytes:
+        content = self._contents.get(os.path.abspath(path))
+        if content is None:
+            raise whole_file(shown, "the file was not submitted")
+        return content
+
+    def has(self, path: Path) -> bool:
+        """True: scripts of embedded servers do not travel, and are looked for where the server is made."""
+        return True
 
 
 def read_bytes(path: Path, shown: str) -> bytes:
