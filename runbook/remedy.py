@@ -20,9 +20,10 @@ from runbook.language.templates import Template, render_sql
 from runbook.language.values import to_data
 from runbook.operate.cancel import Cancellation
 from runbook.operate.circumstances import operator
+from runbook.operate.options import Options
 from runbook.operate.servers import CannotStart, project_folder
 from runbook.operate.world import World
-from runbook.session import Options, execute
+from runbook.session import execute
 from runbook.steps.sql import Repair
 
 if TYPE_CHECKING:

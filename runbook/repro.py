@@ -22,13 +22,14 @@ from runbook.operate.circumstances import operator as system_operator
 from runbook.operate.finding import Found
 from runbook.operate.git import git_state
 from runbook.operate.opening import opening
+from runbook.operate.options import Options
 from runbook.operate.reaching import recorded_text
 from runbook.operate.runs import runs_folder
 from runbook.operate.servers import EMBEDDED, NoConsent
 from runbook.operate.world import without_credentials
 from runbook.records.masks import MASK, Masks
 from runbook.records.repeat import Circumstance, Judged, Repetition, circumstances, repetition
-from runbook.session import Options, execute
+from runbook.session import execute
 
 
 class CannotRepeat(RunbookError):

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from runbook.engine.ports import Inputs, Ports, Prepared, Resumed
+from runbook.engine.ports import Inputs, Ports, Prepared
 from runbook.engine.record import Event, Record
 from runbook.engine.run import run as run_engine
 from runbook.language.expressions import Scope
-from runbook.language.load import Marks, bind_params
+from runbook.language.load import bind_params
 from runbook.language.model import Runbook, Step
 from runbook.language.problems import RunbookError
 from runbook.operate.books import Books, Clock
@@ -29,6 +28,7 @@ from runbook.operate.guardian import Guardian
 from runbook.operate.lock import Holder, Locked, StoppedWaiting, patiently
 from runbook.operate.naming import Naming
 from runbook.operate.opening import opening
+from runbook.operate.options import Options, new_run_id
 from runbook.operate.predecessors import close_predecessors
 from runbook.operate.reaching import Way
 from runbook.operate.rehearsal import copy_databases, keep_proof, rehearsal_begun, stand_ins
@@ -39,38 +39,13 @@ from runbook.operate.surroundings import Surroundings
 from runbook.operate.world import World
 from runbook.records.journal import JournalError
 from runbook.records.report import ReportError, beside, write_report
-from runbook.watch.sampler import Sampler
+from runbook.watch.sampler import Sampler, doing
 
 if TYPE_CHECKING:
+    from runbook.fleet.relay import Relay
     from runbook.operate.database_lock import DatabaseLock
 
 RECONNECT_WITHIN = 3  # seconds in which a server must take the lock's connection again
-
-
-class Options(NamedTuple):
-    """How a run is to be done, beside what it is. `fresh` asks embedded servers for a throw-away database,
-    `seen` remembers params that were found valid before, `wait` waits for the lock as long as another run holds it,
-    `rehearse` does all on throw-away copies of the databases, `rehearsed` is the id of the rehearsal that had to pass,
-    `repeats` that of the run that this one repeats, `remedy` the remedy that this run is,
-    `project` is the folder for its records, where that is not to be the project's own, `keep_patch` keeps there what differs
-    from the commit."""
-
-    database: Mapping[str, str] = {}
-    operator: str = ""
-    note: str = ""
-    strict: bool = False
-    overrides: Mapping[str, str] = {}
-    command_line: tuple[str, ...] = ()
-    fresh: bool = False
-    seen: Marks | None = None
-    resumed: Resumed | None = None
-    rehearse: bool = False
-    rehearsed: str = ""
-    repeats: str = ""
-    remedy: str = ""
-    wait: bool = False
-    project: Path | None = None
-    keep_patch: bool = False
 
 
 def execute(
@@ -118,17 +93,14 @@ def _verifies(runbook: Runbook) -> bool:
     return checks or bool(runbook.expectations) or any(step.expectations or step.expect for step in runbook.steps)
 
 
-def new_run_id(moment: datetime) -> str:
-    """An id that sorts by time, to the millisecond: `20251210_143522-417-3f9a`."""
-    return f"{moment:%Y%m%d_%H%M%S}-{moment.microsecond // 1000:03d}-{secrets.token_hex(2)}"
-
-
 class _Session:
     """One run: its names, its lock, its books, and the ports made from them and from its world."""
 
     lock: DatabaseLock | FileLock
     consent: Callable[[str], bool] | None
     earlier: Path | None = None
+    relay: Relay | None = None
+    sampler: Sampler | None = None
     clock: Clock
     books: Books
     inputs: Inputs
@@ -149,7 +121,7 @@ class _Session:
         self.runbook, self.params, self.options = runbook, params, options
         self.cancellation, self.stack = cancellation, stack
         git = git_state(runbook.folder)
-        self.id = new_run_id(datetime.now(UTC))
+        self.id = options.submitted.run_id if options.submitted else new_run_id(datetime.now(UTC))
         self.project = options.project or project_folder(runbook.path)
         naming = Naming(runbook, params, self.id, options.operator or system_operator())
         self.key = naming.key()
@@ -237,7 +209,9 @@ class _Session:
         """Names, audit and journal; the run's first record in both."""
         self._choose_names()
         self.books.clock = self.clock
-        warnings = self.world.servers.notes + self.books.open_audit(self.runbook, self.inputs, self.key)
+        submitted = self.options.submitted
+        turn = submitted.epoch if submitted else None
+        warnings = self.world.servers.notes + self.books.open_audit(self.runbook, self.inputs, self.key, turn)
         self._watch_lock()
         warnings += self._close_predecessors()
         if not (self.options.remedy or _verifies(self.runbook)):
@@ -266,10 +240,27 @@ class _Session:
                 rehearsed=self.options.rehearsed,
                 repeats=self.options.repeats,
                 remedy=self.options.remedy,
+                submitted=submitted.circumstances if submitted else None,
                 command_line=self.options.command_line,
             )
         )
         self.surroundings.listen()
+        self._tell_elsewhere()
+
+    def _tell_elsewhere(self) -> None:
+        """A run that was submitted can be watched and stopped from wherever its audit can be reached."""
+        if self.options.submitted and self.books.audit is not None:
+            from runbook.fleet.relay import Relay
+
+            self.relay = Relay(
+                self.books.audit, self.id, self.books.output.path, self._doing, self.cancellation.request
+            )
+            self.relay.start()
+            self.stack.callback(self.relay.stop)
+
+    def _doing(self) -> dict[str, Any]:
+        values = self.sampler.newest if self.sampler else {}
+        return doing(self.books.record, values)
 
     def _watch_lock(self) -> None:
         self.guardian = Guardian(self.lock, self.books.epoch, self.cancellation.lose)
@@ -353,6 +344,8 @@ class _Session:
     def _emit(self, kind: str, data: dict[str, Any]) -> None:
         if kind == "run.finished":
             self.surroundings.note()
+            if self.relay is not None:
+                self.relay.stop()
         self.books.emit(kind, data)
 
     def _go_on(self, question: str) -> str:
@@ -371,11 +364,11 @@ class _Session:
         prepared = self.world.prepare(step, scope, timeout)
 
         def go() -> Any:
-            sampler = Sampler(self.runbook, self.books.record, self.world.servers.urls, self.clock.began)
+            self.sampler = Sampler(self.runbook, self.books.record, self.world.servers.urls, self.clock.began)
             try:
                 return prepared.go()
             finally:
-                samples = sampler.stop()
+                samples = self.sampler.stop()
                 self.books.settle_output()
                 if samples and not self.books.journal.full:
                     self.books.emit("progress.measured", {"step": step.name, "samples": samples})

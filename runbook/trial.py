@@ -200,7 +200,7 @@ def _fresh(runbook: Runbook, connection: Connection, source: str, stack: ExitSta
 
 def _copy(runbook: Runbook, connection: Connection, source: str, stack: ExitStack) -> tuple[str, str]:
     from runbook.database.clone import copied
-    from runbook.session import new_run_id
+    from runbook.operate.options import new_run_id
 
     read_url = os.environ.get(connection.read_env, "") if connection.read_env else ""
     with _COPYING:
@@ -318,8 +318,9 @@ def run_ordered() -> None:
 
 
 def _record(order: Mapping[str, Any], cancellation: Cancellation) -> Any:
+    from runbook.operate.options import Options
     from runbook.operate.seen import Seen
-    from runbook.session import Options, execute
+    from runbook.session import execute
 
     seen = Seen()
     runbook = load(order["runbook"], seen)

@@ -224,8 +224,14 @@ def export_command(output: Path | None, databases: tuple[str, ...]) -> None:
 @click.option(
     "--since", type=click.IntRange(0), default=0, metavar="VERSION", help="Only what comes after this version."
 )
-def schema_command(since: int) -> None:
+@click.option("--fleet", is_flag=True, help="The schema of the fleet, which lies beside the audit.")
+def schema_command(since: int, fleet: bool) -> None:
     """Print the SQL that makes the audit's schema, for a DBA, with a role that may only append and one that may only read."""
+    if fleet:
+        from runbook.fleet.schema import schema_sql as fleet_sql
+
+        click.echo(fleet_sql(), nl=False)
+        return
     from runbook.records.audit import schema_sql
 
     click.echo(schema_sql(since), nl=False)

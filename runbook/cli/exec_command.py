@@ -81,8 +81,9 @@ def _dry_run(given: dict[str, Any], account: Account) -> Record:
 
 def _run(given: dict[str, Any], account: Account) -> Record:
     from runbook.operate.cancel import Cancellation, listen
+    from runbook.operate.options import Options
     from runbook.operate.seen import Seen
-    from runbook.session import Options, execute
+    from runbook.session import execute
 
     seen, cancellation = Seen(), Cancellation()
     earlier = _earlier(given)
@@ -224,7 +225,7 @@ def close_account(account: Account, record: Any) -> None:
     account.say()
     for problem in record["problems"]:
         account.say(account.style(f"  ! {problem['message']}", "warning"))
-    if run["audit"] in ("pending", "failed"):
+    if run["audit"] in ("pending", "failed", "superseded"):
         account.say(account.style(f"  ! audit: {run['audit']}: {record['audit']['because']}", "warning"))
     if run["because"] and run["verdict"] != "passed":
         account.say(f"because: {visible(run['because'])}")

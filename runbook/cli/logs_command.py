@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from runbook.cli.files import database_option, named_urls
 from runbook.language.values import dumps
 from runbook.records.markdown import visible
 
@@ -22,26 +23,34 @@ LONGEST = 64 * 1024
 @click.argument("run", default="last")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run is over.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), metavar="LINES", help="Only the last so many lines.")
+@database_option("Where the audit of a run on another host lies.")
 @click.option("--json", "as_json", is_flag=True, help='Print a JSON line {"text": ...} for each line.')
-def command(run: str, follow: bool, lines: int | None, as_json: bool) -> None:
+def command(run: str, follow: bool, lines: int | None, databases: tuple[str, ...], as_json: bool) -> None:
     """Print what the steps of RUN (an id, a unique beginning of one, or `last`) printed, secrets masked.
 
-    Into a pipe or a file go the bytes as they came; on a terminal what could steer it is written out.
+    A run is looked for on this disk, else in the audits that the project's runbooks name: what a submitted run prints on
+    another host is passed on, up to 4 MiB; -f waits for one that is queued. Into a pipe or a file go the bytes as they came; on
+    a terminal what could steer it is written out. Ctrl-C leaves, and stops nothing.
     """
-    from runbook.operate.runs import find_run
+    from runbook.fleet.mirror import run_folder
     from runbook.watch.tail import output
 
-    folder = find_run(run)
     shape = _json_lines() if as_json else _shown() if sys.stdout.isatty() else _raw()
     try:
-        anything = _copy(output(folder, lines, follow=follow), shape)
-        if not anything:
-            click.echo(f"run {folder.name} has printed nothing", err=True)
+        with run_folder(run, named_urls(databases), _tell, wait=follow) as folder:
+            anything = _copy(output(folder, lines, follow=follow), shape)
+            if not anything:
+                click.echo(f"run {folder.name} has printed nothing", err=True)
     except BrokenPipeError:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         click.echo("", err=True)
+
+
+def _tell(text: str) -> None:
+    if text:
+        click.echo(visible(text), err=True)
 
 
 Shape = Callable[[bytes, bool], bytes]

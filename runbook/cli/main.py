@@ -33,9 +33,17 @@ COMMANDS = {
     "note": "Add to the notes of a run, and render its run log again.",
     "remedy": "Repairs that a runbook declares: list, look, apply.",
     "prune": "Remove old run folders, output and audit detail, on record.",
+    "submit": "Leave a run, or a sweep of runs, to workers.",
+    "worker": "Execute what was submitted.",
+    "fleet": "Workers, queue, and what runs where.",
+    "compare": "The runs of an experiment side by side.",
+    "schedule": "Runs by the clock: list, enable, disable.",
     "schema": "The JSON Schema of runbooks, for editors.",
     "audit": "The audit in the database: verify, export, schema.",
 }
+
+
+_HIDDEN = {"turn"}  # the process in which a worker has a run executed
 
 
 class LazyGroup(click.Group):
@@ -45,7 +53,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in COMMANDS and cmd_name not in _HIDDEN:
             return None
         command: click.Command = import_module(f"runbook.cli.{cmd_name}_command").command
         return command

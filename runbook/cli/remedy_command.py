@@ -71,8 +71,8 @@ def _apply(
 ) -> Record | None:
     """The record of what was done; None where nothing was."""
     from runbook.cli.exec_command import ask
+    from runbook.operate.options import Options
     from runbook.remedy import apply, check_bound, find_remedy, preview
-    from runbook.session import Options
 
     seen = preview(runbook, name, params, databases)
     _show(name, seen)

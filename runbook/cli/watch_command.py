@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from runbook.cli.errors import ERRORED
 from runbook.cli.files import database_option
 from runbook.cli.terminal import can_move
 from runbook.language.values import dumps
+from runbook.records.markdown import visible
 
 if TYPE_CHECKING:
     from runbook.watch.frame import Frame, Watch
@@ -43,41 +44,84 @@ PLAIN_WIDTH = 120  # characters where there is no terminal to measure
 def command(run: str, once: bool, as_json: bool, interval: float, databases: tuple[str, ...]) -> None:
     """Watch RUN (an id, a unique beginning of one, or `last`): its stages, and how far each expectation has come.
 
-    It only reads, and never disturbs the run; Ctrl-C leaves it. Exit codes: the run's own when it is over, 6 where it is
+    A run that is not on this disk is looked for in the audits that the project's runbooks name; one that is queued is waited
+    for. It only reads, and never disturbs the run; Ctrl-C leaves it. Exit codes: the run's own when it is over, 6 where it is
     lost, 0 while it goes on.
     """
-    with refusing(as_json):
-        watch = _watch(run, databases, interval)
-    if once:
-        watch.measure()
-        frame = watch.frame()
-        _print(frame, as_json)
+    moving = not (as_json or once) and can_move(sys.stdout)
+    notices = _Notices(quiet=moving)
+    with ExitStack() as stack:
+        with refusing(as_json):
+            watch = _watch(run, databases, interval, notices, stack, wait=not once)
+        if watch is None:
+            click.echo(f"no longer watching; run {run} is not touched (runbook stop ends it)", err=True)
+            return
+        if once:
+            watch.measure()
+            frame = watch.frame()
+            _print(frame, as_json)
+            sys.exit(_code(frame))
+        with leaving() as left:
+            from runbook.cli.live import show
+
+            notices.begin()
+            frame = show(watch, left) if moving else _follow(watch, left, as_json, interval)
+        if frame["run"]["state"] == "running":
+            click.echo(f"no longer watching; run {frame['run']['id']} goes on (runbook stop ends it)", err=True)
         sys.exit(_code(frame))
-    with _leaving() as left:
-        from runbook.cli.live import show
-
-        moving = not as_json and can_move(sys.stdout)
-        frame = show(watch, left) if moving else _follow(watch, left, as_json, interval)
-    if frame["run"]["state"] == "running":
-        click.echo(f"no longer watching; run {frame['run']['id']} goes on (runbook stop ends it)", err=True)
-    sys.exit(_code(frame))
 
 
-def _watch(run: str, databases: tuple[str, ...], interval: float) -> Watch:
-    from runbook.cli.files import database_targets
-    from runbook.operate.runs import find_run, record_of
+class _Notices:
+    """What there is to tell of following a run on another host: on stderr, or in the picture where that has the whole screen."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet, self._begun, self._last = quiet, False, ""
+
+    def __call__(self, text: str) -> None:
+        self._last = text
+        if text and not (self._quiet and self._begun):
+            click.echo(visible(text), err=True)
+
+    def begin(self) -> None:
+        """From now on the picture is shown."""
+        self._begun, self._last = True, ""
+
+    @property
+    def shown(self) -> str:
+        """What belongs into the picture."""
+        return self._last if self._quiet and self._begun else ""
+
+
+def _watch(
+    run: str, databases: tuple[str, ...], interval: float, notices: _Notices, stack: ExitStack, *, wait: bool
+) -> Watch | None:
+    """The run, on this disk or followed from afar; None where Ctrl-C came before it began."""
+    from runbook.cli.files import database_targets, named_urls
+    from runbook.fleet.mirror import run_folder
+    from runbook.operate.runs import record_of
     from runbook.watch.frame import Watch
     from runbook.watch.meter import recorded_runbook
 
-    folder = find_run(run)
-    if not databases:
-        return Watch(folder, {}, None, interval)
+    class Noticing(Watch):
+        def frame(self, usage_age: float = 0.0) -> Frame:
+            frame = super().frame(usage_age)
+            measured = frame["measured"]
+            measured["because"] = "; ".join(filter(None, [notices.shown, measured["because"]]))
+            return frame
+
+    try:
+        folder = stack.enter_context(run_folder(run, named_urls(databases), notices, wait=wait))
+    except KeyboardInterrupt:
+        return None
+    urls = tuple(value for value in databases if "://" in value or "=" in value or value == "embedded")
+    if not urls or not (folder / "journal.jsonl").stat().st_size:
+        return Noticing(folder, {}, None, interval)
     runbook = recorded_runbook(record_of(folder))
-    return Watch(folder, database_targets(runbook, databases), runbook, interval)
+    return Noticing(folder, database_targets(runbook, urls), runbook, interval)
 
 
 @contextmanager
-def _leaving() -> Iterator[Callable[[], bool]]:
+def leaving() -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C or SIGTERM asked to leave; a second one ends at once."""
     asked: list[int] = []
 

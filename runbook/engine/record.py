@@ -345,7 +345,7 @@ def under_way(record: Record) -> str:
 def _audit_closed(record: Record, data: Data) -> None:
     record["audit"].update(data)
     record["run"]["audit"] = data["status"]
-    if data["status"] in ("pending", "failed") and record["run"]["verdict"] == "passed":
+    if data["status"] in ("pending", "failed", "superseded") and record["run"]["verdict"] == "passed":
         record["run"]["verdict"] = "errored"
         record["run"]["exit_code"] = EXIT_CODES["errored"]
         record["run"]["because"] = f"the audit is not confirmed: {data['because']}"

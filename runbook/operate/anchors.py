@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runbook.engine.record import Event
 from runbook.language.problems import RunbookError
 from runbook.language.values import loads
 from runbook.operate.reaching import audit_target, thrown_away
@@ -87,8 +88,13 @@ def place_of(target: str) -> str:
 
 
 def own_journal(run_id: str) -> Sequence[Line] | None:
-    """The lines of a run's journal, where it is on this disk. Raises JournalError."""
+    """The lines of a run's journal, where it is on this disk and the audit has no other end of the run. Raises JournalError."""
     if not is_run_id(run_id):
         return None
     path = runs_folder() / run_id / "journal.jsonl"
-    return list(read_journal(path)) if path.is_file() else None
+    lines = list(read_journal(path)) if path.is_file() else None
+    return None if lines and any(_superseded(line.event) for line in lines) else lines
+
+
+def _superseded(event: Event) -> bool:
+    return event.kind == "audit.closed" and event.data.get("status") == "superseded"

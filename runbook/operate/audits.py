@@ -16,9 +16,11 @@ from runbook.operate.runs import all_runs, outline_of, project_here
 from runbook.operate.seen import Seen
 from runbook.operate.servers import EMBEDDED
 from runbook.records.audit import queries
+from runbook.records.files import write_aside
 from runbook.records.masks import Masks
 
 LAST = 20  # runs whose runbooks are asked where their audit is
+REMEMBERED = "submitted.txt"  # in .runbook: the runbooks whose runs were left to workers, the last first
 PATIENCE = 3  # seconds in which a server must take a connection
 LOCK_SECONDS = 10  # in which another session must let go of a table
 
@@ -109,6 +111,11 @@ def _open_embedded(audits: Audits, stack: ExitStack) -> None:
         audits.troubles.append(str(error))
 
 
+def declared_urls() -> list[str]:
+    """The URLs that lead to the audits of the project's runbooks from this environment."""
+    return _declared(_runbooks())
+
+
 def _declared(runbooks: Sequence[Runbook]) -> list[str]:
     """The URLs that lead to the audits of `runbooks` from this environment."""
     found = []
@@ -131,8 +138,23 @@ def _runbooks() -> list[Runbook]:
     return found
 
 
+def remember(project: Path, runbook: Path) -> None:
+    """Remembers a runbook that no run on this disk tells of, so that its audit is found from the project (`.runbook`)."""
+    known = [line for line in _remembered(project) if line != str(runbook)][: LAST - 1]
+    with suppress(OSError):
+        project.mkdir(mode=0o700, exist_ok=True)
+        write_aside(project / REMEMBERED, [f"{line}\n".encode() for line in (str(runbook), *known)])
+
+
+def _remembered(project: Path) -> list[str]:
+    try:
+        return (project / REMEMBERED).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
 def _last_files() -> list[Path]:
-    found = []
+    found = [Path(line) for line in _remembered(project_here())]
     for folder in all_runs()[-LAST:]:
         with suppress(RunbookError):
             found.append(Path(outline_of(folder)["circumstances"].get("file", "")).absolute())

@@ -53,8 +53,11 @@ class Books:
         self.record: Record = empty_record()
         self._audit: Audit | None = None
 
-    def open_audit(self, runbook: Runbook, inputs: Inputs, lock: str) -> list[str]:
-        """Opens the audit where the runbook has one; what a person should know of it. Raises CannotStart."""
+    def open_audit(self, runbook: Runbook, inputs: Inputs, lock: str, turn: int | None = None) -> list[str]:
+        """Opens the audit where the runbook has one; what a person should know of it. Raises CannotStart.
+
+        `turn` is the epoch of the start that this run is, where it was submitted.
+        """
         name = runbook.audit.connection
         if not runbook.audit.enabled or not name:
             reason = "it is switched off" if name else "no postgres connection is declared"
@@ -77,7 +80,7 @@ class Books:
         )
         connect = partial(self._world.connect, name)
         try:
-            self._audit = Audit(connect)
+            self._audit = Audit(connect, turn)
             self._stack.callback(self._audit.close)
             self._audit.open(identity)
         except (ServerError, AuditError) as error:
@@ -147,6 +150,11 @@ class Books:
     def process_started(self, step: str, pid: int, started: float | None) -> None:
         """A step's process, by which it can be found again if this one dies."""
         self.emit("process.started", {"step": step, "pid": pid, "started": started})
+
+    @property
+    def audit(self) -> Audit | None:
+        """The audit in a database, where there is one."""
+        return self._audit
 
     @property
     def epoch(self) -> int | None:

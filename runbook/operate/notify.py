@@ -19,7 +19,7 @@ from runbook.engine.replay import scope_of
 from runbook.language.expressions import EvaluationError, Scope
 from runbook.language.model import Command, Notification, Runbook
 from runbook.language.values import Absent, dumps, duration_text
-from runbook.operate.reaching import Unreachable, runbook_of
+from runbook.operate.reaching import Unreachable, Way, runbook_of
 from runbook.operate.servers import CannotStart, resolve
 from runbook.operate.world import World
 from runbook.records.journal import JournalError
@@ -63,13 +63,13 @@ def notify(record: Record, world: World, emit: Emit) -> None:
         _send_all(record, world.runbook, Means(tools, world.secrets), emit)
 
 
-def notify_later(record: Record, project: Path, emit: Emit) -> None:
+def notify_later(record: Record, project: Path, emit: Emit, way: Way) -> None:
     """Sends what is due of a run whose runner is gone, with the secrets and servers that this process knows."""
     names = due(record)
     if not names:
         return
     try:
-        runbook = runbook_of(record)
+        runbook = runbook_of(record, way)
     except Unreachable as error:
         for name in names:
             emit("notification.sent", _event(name, "not sent", str(error), 0.0))

@@ -33,6 +33,7 @@ def opening(
     rehearsed: str = "",
     repeats: str = "",
     remedy: str = "",
+    submitted: Mapping[str, Any] | None = None,
     command_line: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """The data of `run.opened`."""
@@ -68,8 +69,7 @@ def opening(
             "embedded": embedded,
             "made": list(made),
             "fresh": fresh,
-            "locale": locale(),
-            "time_zone": time_zone(),
+            **_surroundings(submitted),
             "warnings": [*warnings, *_silence(runbook, rehearsal)],
             **({} if dry_run or rehearsal or remedy else _promises(runbook)),
         },
@@ -85,6 +85,12 @@ def _of_file(runbook: Runbook) -> dict[str, Any]:
         "audit": runbook.audit.connection,
         "versions": versions(runbook),
     }
+
+
+def _surroundings(submitted: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Of this process, and of who asked for the run where that was elsewhere."""
+    found: dict[str, Any] = {"locale": locale(), "time_zone": time_zone()}
+    return {**found, "submitted": dict(submitted)} if submitted else found
 
 
 def _promises(runbook: Runbook) -> dict[str, Any]:

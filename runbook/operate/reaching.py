@@ -30,11 +30,13 @@ class Way:
     """How to reach the servers of runs: URLs by connection name ("" for any), and by the description of where they lead.
 
     With `known_only` no other server is tried; `away` remembers those that did not answer, so that none is tried twice.
+    `runbooks` are those of runs, by id, that need not be read again from their records.
     """
 
     given: Mapping[str, str] = field(default_factory=dict)
     known: Mapping[str, str] = field(default_factory=dict)
     known_only: bool = False
+    runbooks: Mapping[str, Runbook] = field(default_factory=dict)
     away: dict[str, str] = field(default_factory=dict)
 
 
@@ -60,9 +62,11 @@ def recorded_text(record: Record) -> str | None:
     return None
 
 
-def runbook_of(record: Record) -> Runbook:
+def runbook_of(record: Record, way: Way) -> Runbook:
     """The runbook that a run executed, from its record. Raises Unreachable."""
-    around = record["circumstances"]
+    around, known = record["circumstances"], way.runbooks.get(record["run"]["id"])
+    if known is not None:
+        return known
     try:
         return load_text(around["text"], Path(around["file"]))
     except InvalidRunbook as error:

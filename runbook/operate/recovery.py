@@ -68,7 +68,7 @@ def recover(folder: Path, way: Way, grace: Callable[[Record], float | None]) -> 
         if case.record["circumstances"].get("notify") and not case.elsewhere:
             from runbook.operate.notify import notify_later
 
-            notify_later(case.record, folder.parent.parent, case.emit)
+            notify_later(case.record, folder.parent.parent, case.emit, way)
         if not trouble and not case.left:
             mark_closed(folder)
         return Recovered(folder, case.record, case.left, trouble, case.elsewhere, case.notice)
@@ -159,7 +159,8 @@ class _Case:
             if step
             else f"no step was under way (stage: {stage})"
         )
-        return f"the runner (pid {run.get('pid')} on {run.get('host')}) died; {where}"
+        what = "died" if here(run) else "gave no sign of life, and its lock was free"
+        return f"the runner (pid {run.get('pid')} on {run.get('host')}) {what}; {where}"
 
     # --- the books --------------------------------------------------------------------------------------------
 
@@ -173,7 +174,7 @@ class _Case:
             self.emit("audit.closed", {"status": "disabled", "head": "", "because": ""})
             return ""
         closed = status in ("confirmed", "failed")
-        if status == "disabled" or gone or (closed and not self._notes_after("audit.added")):
+        if status in ("disabled", "superseded") or gone or (closed and not self._notes_after("audit.added")):
             return ""
         from runbook.database.connect import ServerError
         from runbook.records.audit import AuditError
@@ -183,7 +184,7 @@ class _Case:
             with ExitStack() as stack:
                 connection = self._connected(way, stack)
                 if not closed:
-                    self._import(connection)
+                    self._import(connection, way)
                 if self._notes_after("audit.added"):
                     last = self.lines[-1].event.seq
                     head, pruned = add_lines(connection, self.record, self.lines)
@@ -212,7 +213,7 @@ class _Case:
 
         try:
             with ExitStack() as stack:
-                runbook = runbook_of(self.record)
+                runbook = runbook_of(self.record, way)
                 for name, target in self.record["rehearsal"]["sources"].items():
                     url = url_of(self.record, runbook, name, target, way, stack, self._project)
                     drop_leftovers(url, self.record["run"]["id"])
@@ -228,7 +229,7 @@ class _Case:
         from runbook.database.connect import connect, translated
         from runbook.records.audit import LOCK_MS
 
-        runbook = runbook_of(self.record)
+        runbook = runbook_of(self.record, way)
         url = url_of(
             self.record, runbook, runbook.audit.connection, audit_target(self.record), way, stack, self._project
         )
@@ -238,17 +239,20 @@ class _Case:
             connection.execute(f"SET lock_timeout = {LOCK_MS}")
         return connection
 
-    def _import(self, connection: Connection) -> None:
+    def _import(self, connection: Connection, way: Way) -> None:
         from runbook.database.connect import ServerError
-        from runbook.records.imports import end_sessions, import_run
+        from runbook.records.imports import Superseded, end_sessions, import_run
 
-        runbook = runbook_of(self.record)
+        runbook = runbook_of(self.record, way)
         if self._grace is not None:
             end_sessions(connection, f"runbook {self.record['run']['id']}", self._grace)
         rows, because = self._due(runbook)
         lines = self._closed_lines()
         try:
             head, there = import_run(connection, self.record, lines, rows, because)
+        except Superseded as superseded:
+            self.emit("audit.closed", {"status": "superseded", "head": "", "because": str(superseded)})
+            return
         except ServerError as error:
             if error.lost or not rows:
                 raise
@@ -291,15 +295,23 @@ class _Case:
 
     def write_report(self) -> str:
         """The run log, where there is none yet or a note was added since; why it cannot be written, or nothing."""
-        there, place = self.record["report"], self.record["run"].get("report_path")
-        if (there and not self._notes_after("report.written")) or not place:
+        there, place = self.record["report"], self._report_place()
+        if (there and not self._notes_after("report.written")) or place is None:
             return ""
         try:
             again = rewrite_report(Path(there), self.record) if there else None
-            path, trouble = again or write_report(Path(place), self.record)
+            path, trouble = again or write_report(place, self.record)
             if trouble:
                 self.emit("report.failed", {"because": trouble})
         except ReportError as error:
             return f"the run log is not written: {error}"
         self.emit("report.written", {"path": str(path)})
         return ""
+
+    def _report_place(self) -> Path | None:
+        """Where the run log belongs; that of a run from elsewhere, whose folder is not here, beside its journal."""
+        text = self.record["run"].get("report_path")
+        if not text:
+            return None
+        place = Path(text)
+        return place if here(self.record["run"]) or place.parent.is_dir() else self.folder / place.name

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 
@@ -22,6 +23,8 @@ _SQL = Path(__file__).parent / "sql"
 STATEMENT_MS = 60_000
 LOCK_MS = 30_000
 _MIGRATION_LOCK = 0x72756E626F6F6B
+
+T = TypeVar("T")
 
 
 class AuditError(RunbookError):
@@ -61,13 +64,16 @@ def _migrations() -> list[Path]:
 
 
 class Audit:
-    """Writes one run. Lines wait here until they are flushed; the journal has them already.
+    """Writes one run. Lines wait here until they are flushed; the journal has them already. Any thread may flush them.
 
     `epoch` is the fencing number of the lease; `unclosed` the first line of the run that had the lease before and has no
-    closing record; `away` says that the server did not answer when the run was to be closed.
+    closing record; `away` says that the server did not answer when the run was to be closed. `turn` is the epoch of the
+    start that this run is, where it was submitted to a fleet.
     """
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
+    def __init__(self, connect: Callable[[], Connection], turn: int | None = None) -> None:
+        self._turn = turn
+        self._mutex = threading.RLock()
         self._connection: Connection | None = None
         self._reconnect = connect
         self._waiting: list[Line] = []
@@ -93,18 +99,28 @@ class Audit:
 
     def flush(self) -> None:
         """Sends the lines that wait, with the run's row before the first. Raises ServerError."""
-        if not self._waiting:
-            return
-        connection = self._ready()
-        with translated(), connection.transaction():
-            self._send(connection)
-        self._waiting.clear()
+        with self._mutex:
+            lines = list(self._waiting)
+            if not lines:
+                return
+            connection = self._ready()
+            with translated(), connection.transaction():
+                self._send(connection, lines)
+            del self._waiting[: len(lines)]
 
-    def _send(self, connection: Connection) -> None:
+    def beside(self, action: Callable[[Connection], T]) -> T:
+        """Does something else with the connection, between what is written of the run. Raises ServerError."""
+        with self._mutex:
+            connection = self._ready()
+            with translated(), connection.transaction():
+                self._pass_fence(connection)
+                return action(connection)
+
+    def _send(self, connection: Connection, lines: Sequence[Line]) -> None:
         run, epoch = self._identity, self.epoch
         assert run is not None
         self._pass_fence(connection)
-        lines, opens = self._waiting, self._waiting[0].event.kind == "run.opened"
+        opens = lines[0].event.kind == "run.opened"
         db_role = insert_run(connection, {**run._asdict(), "epoch": epoch}) if opens else ""
         connection.execute(queries()["insert_events"], [run.run_id, epoch, *columns_of(lines)])
         if db_role:
@@ -112,10 +128,7 @@ class Audit:
 
     def rows(self, statements: list[tuple[str, list[Any]]]) -> Any:
         """Runs the user's own statements in one transaction; the first value of the last one that returns any."""
-        connection = self._ready()
-        with translated(), connection.transaction():
-            self._pass_fence(connection)
-            return _first_value(connection, statements)
+        return self.beside(lambda connection: _first_value(connection, statements))
 
     def _pass_fence(self, connection: Connection) -> None:
         """Nobody takes the lease before this transaction ends. Raises ServerError where somebody has taken it already."""
@@ -123,6 +136,12 @@ class Audit:
         row = connection.execute(queries()["fence"], [self._identity.lock, self.epoch]).fetchone()
         if row is None or not row[0]:
             raise ServerError("another run has taken this lock since: nothing more is written under the old one")
+        if self._turn is not None:
+            row = connection.execute(queries()["turn_fence"], [self._identity.run_id, self._turn]).fetchone()
+            if row is None or not row[0]:
+                raise ServerError(
+                    "this run was given up, and its turn to another: nothing more is written under the old one"
+                )
 
     def close_run(
         self, closing: Mapping[str, Any], statements: list[tuple[str, list[Any]]], trouble: str = ""
@@ -141,13 +160,14 @@ class Audit:
             return self.confirm(closing, statements)
 
     def _close_run(self, closing: Mapping[str, Any], statements: list[tuple[str, list[Any]]], trouble: str = "") -> str:
-        connection, run, last = self._ready(), self._identity, self._last
-        assert run is not None and last is not None
-        with translated(), connection.transaction():
-            _first_value(connection, statements)
-            self._send(connection)
-            head = add_closing(connection, {**closing, "id": run.run_id}, last, trouble)
-        self._waiting.clear()
+        with self._mutex:
+            connection, run, last = self._ready(), self._identity, self._last
+            assert run is not None and last is not None
+            with translated(), connection.transaction():
+                _first_value(connection, statements)
+                self._send(connection, self._waiting)
+                head = add_closing(connection, {**closing, "id": run.run_id}, last, trouble)
+            self._waiting.clear()
         return head
 
     def _close_without(self, closing: Mapping[str, Any], because: str) -> Confirmation:
@@ -163,8 +183,10 @@ class Audit:
         """After a lost connection: whether the commit arrived is looked up; if it did not, once more."""
         assert self._identity is not None
         try:
-            with translated():
+            with self._mutex, translated():
                 row = self._ready().execute(queries()["closing"], [self._identity.run_id]).fetchone()
+            if row and self._last is not None and row[2] != self._last.hash:
+                return Confirmation("pending", "", f"the run was concluded elsewhere, as {row[1]}")
             return Confirmation("confirmed", row[0] if row else self._close_run(closing, statements))
         except ServerError as error:
             return self._pending(error)

@@ -20,18 +20,25 @@ class Diverged(RunbookError):
     """The audit holds another history of this run than its journal."""
 
 
+class Superseded(RunbookError):
+    """The run was concluded elsewhere, when it gave no sign of life; the audit has that end of it."""
+
+
 def import_run(
     connection: Connection, record: Record, lines: Sequence[Line], rows: Sequence[Dumped], trouble: str = ""
 ) -> tuple[str, bool]:
     """The run's row, its events, the user's own closing rows and the closing record, in one transaction.
 
     `trouble` says why the user's own rows are not among them: then the run is not closed as passed.
-    The chain's head, and whether the closing record was there already: then nothing is written. Raises ServerError or Diverged.
+    The chain's head, and whether the closing record was there already: then nothing is written. Raises ServerError, Diverged or
+    Superseded.
     """
     migrate(connection)
     with translated():
         known = connection.execute(queries()["closing"], [record["run"]["id"]]).fetchone()
     if known:
+        if known[2] not in {line.hash for line in lines}:
+            raise Superseded(f"the run was concluded elsewhere, as {known[1]}: that is what the audit has")
         return str(known[0]), True
     run = unaudited(record["run"]) if trouble else record["run"]
     with translated():

@@ -50,6 +50,11 @@ class Line(NamedTuple):
     hash: str
 
 
+def written(line: Line) -> bytes:
+    """The line as a journal has it on disk."""
+    return f'{line.text[:-1]}, "previous": "{line.previous}", "hash": "{line.hash}"}}\n'.encode()
+
+
 def chain(previous: str, text: str) -> str:
     """The hash of a record's text after `previous`."""
     return hashlib.sha256(f"{previous}\n{text}".encode()).hexdigest()
@@ -73,7 +78,7 @@ class Journal:
         event = Event(self.seq + 1, at, kind, data)
         text = dumps({"seq": event.seq, "at": at, "kind": kind, "data": data})
         line = Line(event, text, self.previous, chain(self.previous, text))
-        raw = f'{text[:-1]}, "previous": "{line.previous}", "hash": "{line.hash}"}}\n'.encode()
+        raw = written(line)
         try:
             self._put(raw, kind in _DURABLE)
         except OSError as error:

@@ -170,7 +170,7 @@ def issues(record: Record) -> Iterator[str]:
     for key in ("started_because", "finished_because"):
         if record["audit"].get(key):
             yield f"audit.{key.partition('_')[0]}: {plain(record['audit'][key])}"
-    if run.get("audit") in ("pending", "failed"):
+    if run.get("audit") in ("pending", "failed", "superseded"):
         yield f"audit: {run['audit']}: {plain(record['audit'].get('because', ''))}"
 
 
@@ -387,6 +387,7 @@ def _circumstances(record: Record) -> list[str]:
     told = {
         "confirmed": f"confirmed, head {code(record['audit'].get('head', ''))}",
         "disabled": "off: the journal is the only record",
+        "superseded": plain(record["audit"].get("because", "")),
     }
     lines.append(f"- audit: {told.get(status, status)}")
     return [*lines, ""]

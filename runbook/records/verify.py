@@ -178,7 +178,8 @@ class _Sight:
             yield from (Finding(table, "", "a row", what) for row in rows if (what := misfit(table, row)))
         leases = {row["lock"]: row for row in ledger.aside["leases"] if not misfit("leases", row)}
         for lock, holder in self._holders.items():
-            yield from _check_lease(lock, leases.get(lock), holder)
+            if holder["epoch"]:  # 0: a submitted run that never began had no lock
+                yield from _check_lease(lock, leases.get(lock), holder)
         for lock, lease in leases.items():
             last = self._holders.get(lock, {"epoch": 0})["epoch"]
             if lease["epoch"] > last and lease["heartbeat"] == "-infinity":

@@ -7,10 +7,11 @@ import threading
 import time
 from _thread import start_new_thread
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from runbook.engine.judge import Number
-from runbook.engine.record import Record
+from runbook.engine.record import Record, under_way
 from runbook.language.model import Command, Runbook
 from runbook.language.values import dumps, to_data
 
@@ -49,6 +50,11 @@ class Sampler:
         if self._measuring:
             self._left.wait(LEAVE)
         return fitting(list(self._points))
+
+    @property
+    def newest(self) -> Mapping[str, Number]:
+        """The metrics as they were measured last; none before the first time."""
+        return self._points[-1][1] if self._points else {}
 
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -94,3 +100,19 @@ def fitting(points: list[Point]) -> list[list[Any]]:
         if len(dumps(found)) <= LARGEST:
             return found
         points = points[::2] if len(points) > 1 else []
+
+
+def doing(record: Record, values: Mapping[str, Number]) -> dict[str, Any]:
+    """What a run does at the moment, and how far each predicted change has come: [so far, predicted] by metric."""
+    done = {}
+    for name, item in list(record["expectations"].items()):
+        state, _, metric = name.rpartition(".")
+        before = record["before"].get(state, {}).get(metric)
+        predicted = item.get("predicted")
+        if item.get("of") != "delta" or name not in values or not isinstance(predicted, int | Decimal):
+            continue
+        if isinstance(before, int | Decimal):
+            done[name] = [values[name] - before, predicted]
+    step = under_way(record)
+    tries = len(record["steps"][step]["tries"]) if step else 0
+    return {"stage": record["run"].get("stage", ""), "step": step, "attempt": tries, "done": to_data(done)}

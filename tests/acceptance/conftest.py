@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import runbook
-from runbook.session import Options
+from runbook.operate.options import Options
 from tests.acceptance.helpers import HEAD, Background, Run, Site
 
 

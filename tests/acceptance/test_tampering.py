@@ -30,10 +30,10 @@ from runbook.database.connect import Connection, connect, describe
 from runbook.database.embedded import Embedded
 from runbook.language.values import dumps, loads
 from runbook.operate.anchors import from_disk, from_log
+from runbook.operate.options import Options
 from runbook.records.journal import Line, chain, read_journal
 from runbook.records.ledger import COLUMNS, export, one_moment, read_database
 from runbook.records.verify import Anchor, Report, verify
-from runbook.session import Options
 from tests.acceptance.helpers import DB, ITEMS, Background, until
 from tests.conftest import ROOT, Database, Ended, clone
 

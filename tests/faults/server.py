@@ -25,9 +25,10 @@ FAST = "/dev/shm" if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm")
 
 
 class Server:
-    """A PostgreSQL that a test may kill, stop, pause and start again. It waits for no disk."""
+    """A PostgreSQL that a test may kill, stop, pause and start again. It waits for no disk. `listen` is an address for TCP."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, listen: str = "") -> None:
+        self.listen = listen
         self.place = binaries.find_place(base)
         self.programs = binaries.find_programs(self.place.folder, self.place.account)[0]
         self.data = self.place.folder / "data"
@@ -65,7 +66,7 @@ class Server:
     def start(self) -> None:
         """Starts it, and waits until it answers; one that was killed leaves shared memory for a moment."""
         command = [str(self.programs.folder / "postgres"), "-D", str(self.data), "-k", str(self.place.sockets)]
-        options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=16MB"]
+        options = ["-c", f"listen_addresses={self.listen}", "-c", "fsync=off", "-c", "shared_buffers=16MB"]
         with (self.place.folder / "server.log").open("ab") as log:
             for _ in range(100):
                 self.process = psutil.Popen(
@@ -125,12 +126,12 @@ class Server:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
+def server(listen: str = "") -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="faults-", dir=FAST)).resolve()
     folder.chmod(0o711)
     found: Server | None = None
     try:
-        found = Server(folder / "base")
+        found = Server(folder / "base", listen)
         yield found
     finally:
         if found is not None:

@@ -103,7 +103,7 @@ def _issues(record: Record) -> Iterator[list[Cell]]:
         because = record["audit"].get(f"{row}_because")
         if because:
             yield [Cell(f"audit.{row}"), verdict_cell("failed"), Cell(cut(as_text(because)))]
-    if record["run"].get("audit") in ("pending", "failed"):
+    if record["run"].get("audit") in ("pending", "failed", "superseded"):
         because = as_text(record["audit"].get("because") or "not confirmed")
         yield [Cell("audit"), Cell(record["run"]["audit"]), Cell(cut(because))]
 

@@ -37,6 +37,12 @@ SELECT seq, hash FROM runbook.events WHERE run_id = $1
 -- name: fence
 SELECT epoch = $2 FROM runbook.leases WHERE lock = $1 FOR SHARE
 
+-- name: turn_fence
+SELECT epoch = $2 AND state = 'running' FROM runbook_fleet.turns WHERE run_id = $1 FOR SHARE
+
+-- name: end_lease
+UPDATE runbook.leases SET epoch = epoch + 1, heartbeat = 'epoch' WHERE lock = $1 AND run_id = $2
+
 -- name: lease_held
 SELECT pg_backend_pid(), coalesce((SELECT epoch = $2::bigint FROM runbook.leases WHERE lock = $1), false)
 
@@ -56,7 +62,8 @@ SELECT $1::bigint, run_id, $3::text, $4::int, $5::timestamptz, $6::numeric, $7::
 FROM runbook.runs WHERE run_id = $2
 
 -- name: closing
-SELECT head FROM runbook.chain WHERE run_id = $1 AND kind = 'closed'
+SELECT k.head, c.verdict, c.last_hash FROM runbook.chain k JOIN runbook.closings c USING (run_id)
+WHERE k.run_id = $1 AND k.kind = 'closed'
 
 -- name: run_ids
 SELECT run_id FROM runbook.runs WHERE run_id > $1 ORDER BY run_id LIMIT $2
