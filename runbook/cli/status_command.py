@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +32,12 @@ def command(run: str | None, databases: tuple[str, ...], as_json: bool) -> None:
     """
     from runbook.operate.overview import overview
     from runbook.operate.reaching import Way
-    from runbook.operate.runs import find_run, runs_folder
+    from runbook.operate.runs import runs_folder
 
     with refusing(as_json):
         folder = runs_folder()
-        seen = overview(folder.parent, find_run(run) if run else None, Way(named_urls(databases)))
+        only = _folder_of(run, databases, as_json) if run else None
+        seen = overview(folder.parent, only, Way(named_urls(databases)))
     progress: dict[str, Any] = {}
     for item in seen:
         frame = _measured(item) if item.running and item.record else None
@@ -47,6 +50,31 @@ def command(run: str | None, databases: tuple[str, ...], as_json: bool) -> None:
         print_document(seen[0].record)
     elif as_json:
         print_document({"runs": [printable(item.record) for item in seen if item.record], "progress": progress})
+
+
+def _folder_of(run: str, databases: tuple[str, ...], as_json: bool) -> Path:
+    """The folder of a run; of one that is on no disk here, what the audit has of it is told, and the command ends."""
+    from runbook.fleet.elsewhere import locate, waiting_text
+    from runbook.operate.finding import find_record
+    from runbook.operate.overview import Seen
+
+    found = locate(run, named_urls(databases))
+    if isinstance(found, Path):
+        return found
+    standing = found.standing
+    if not standing.opened:
+        click.echo(f"queued    run {found.run_id}\n    {visible(waiting_text(found.run_id, standing))}", err=True)
+        if as_json:
+            print_document({"run": {"id": found.run_id, "verdict": None}, "state": standing.state})
+        sys.exit(0)
+    record = find_record(found.run_id, named_urls(databases)).record
+    alive = standing.verdict is None
+    began = datetime.fromisoformat(record["run"]["started_at"] or "").timestamp()
+    doing = record["run"].get("stage", "beginning")
+    tell_seen(Seen(Path(found.run_id), record, alive, standing.now - began, doing), [])
+    if as_json:
+        print_document(record)
+    sys.exit(0)
 
 
 def _measured(seen: Seen) -> Frame:

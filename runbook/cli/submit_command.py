@@ -144,6 +144,8 @@ def _tell(accepted: Accepted, as_json: bool) -> None:
         lines.append(f"  {item.run_id}  {varied}".rstrip())
     if len(runs) > _SHOWN:
         lines.append(f"  … and {len(runs) - _SHOWN} more")
+    if len(runs) > 1 and len({item.lock for item in runs}) == 1:
+        lines.append(f"  all have the lock `{runs[0].lock}`: they run one after the other")
     if accepted.experiment:
         lines.append(f"  Compare: runbook compare {accepted.experiment}")
     lines += ["  See:     runbook fleet", f"  Watch:   runbook watch {runs[0].run_id}"]

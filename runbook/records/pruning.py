@@ -83,4 +83,6 @@ def _prune(connection: Connection, detail: Detail, facts: Mapping[str, Any]) -> 
     facts = {"closing": closing, **facts}
     known = {"events": detail.events, "last_seq": detail.last_seq, "last_hash": detail.last_hash, **facts}
     connection.execute(queries()["add_to_chain"], ["pruned", detail.run_id, chain.pruned(detail.run_id, known)])
+    if connection.execute("SELECT to_regclass('runbook_fleet.output')").fetchone() != (None,):
+        connection.execute(queries()["prune_relayed"], [detail.run_id])
     return connection.execute(queries()["prune_events"], [detail.run_id]).rowcount

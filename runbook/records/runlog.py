@@ -381,6 +381,8 @@ def _circumstances(record: Record) -> list[str]:
     for name, text in known.get("connections", {}).items():
         lines.append(f"- connection {plain(name)}: {code(text)}")
     lines += ["", "## Record", f"- run: {code(run['id'])}", f"- journal: {code(record['journal'] or '')}"]
+    if known.get("submitted"):
+        lines.append(f"- submitted: {_submitted(known['submitted'])}")
     if known.get("rehearsed"):
         lines.append(f"- rehearsed before, and passed: {code(known['rehearsed'])}")
     status = str(run.get("audit"))
@@ -391,3 +393,15 @@ def _circumstances(record: Record) -> list[str]:
     }
     lines.append(f"- audit: {told.get(status, status)}")
     return [*lines, ""]
+
+
+def _submitted(told: Mapping[str, Any]) -> str:
+    """Who asked for a run that a worker executed, and as which part of what."""
+    words = [f"by {plain(told['by'])} on {plain(told['host'])}, {plain(str(told['at'])[:19])} UTC"]
+    if told.get("experiment"):
+        words.append(f"experiment {code(told['experiment'])}")
+    if told.get("schedule"):
+        words.append(f"schedule {code(told['schedule'])}, tick {plain(str(told['tick'])[:16])}")
+    if told.get("earlier"):
+        words.append(f"attempt {told['attempt']}, after run {code(told['earlier'])} was lost")
+    return ", ".join(words)

@@ -206,3 +206,27 @@ def test_no_password_is_told_to_the_steps(fleet: Fleet) -> None:
     assert "RUNBOOK_RUN_ID" in output
     assert "RUNBOOK_TURN" not in output
     assert os.environ.get("RUNBOOK_TURN") is None
+
+
+def test_status_tells_of_runs_that_are_elsewhere(fleet: Fleet) -> None:
+    (running, queued) = fleet.submit("--matrix", "n=1,2", "-p", "pause=30")
+    fleet.worker(folder=fleet.folder / "host-a")
+    until(lambda: fleet.running(running))
+    there = fleet.call("status", running)
+    assert (there.code, "running" in there.err, "stage: steps" in there.err) == (0, True, True), there
+    waits = fleet.call("status", queued)
+    assert (waits.code, "queued" in waits.err) == (0, True), waits
+    assert fleet.call("stop", queued).code == 0
+    assert fleet.verdict(queued) == "cancelled"
+    assert fleet.call("stop", running).code == 0
+    assert "cancelled" in fleet.call("status", running).err
+
+
+def test_pruning_takes_what_was_passed_on_as_well(fleet: Fleet) -> None:
+    (run,) = fleet.submit("-p", "pause=1.5")
+    fleet.work()
+    assert fleet.value("SELECT count(*) FROM runbook_fleet.output") == 1
+    ended = fleet.call("prune", "--older-than", "0s", "--what", "audit", "--yes")
+    assert ended.code == 0, ended.err
+    assert fleet.value("SELECT count(*) FROM runbook_fleet.output") == 0
+    assert run in fleet.call("history").out

@@ -150,3 +150,6 @@ SELECT pg_advisory_xact_lock(hashtext('runbook.closings'))
 
 -- name: prune_events
 DELETE FROM runbook.events WHERE run_id = $1
+
+-- name: prune_relayed
+DELETE FROM runbook_fleet.output WHERE run_id = $1
