@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from runbook.database.connect import Connection, ServerError
@@ -149,13 +150,13 @@ class Crew:
         """What is left to do when the process of a run has ended."""
         item = turn.submission
         folder = self._here.folder(item.run_id)
-        record = self._closed(turn)
+        if running(folder):
+            return None  # somebody else concludes it at this moment
+        record = self._closed(folder)
         if record is not None:
             settle(connection, item.run_id)
             return News("ended", item.run_id, item.runbook, str(record["run"]["verdict"]))
-        with suppress(OSError):
-            (folder / "journal.jsonl").unlink()  # which has no line: the run never began
-            folder.rmdir()
+        _clear(folder)
         because = words.splitlines()[-1] if words else f"its process ended with {code}"
         if code == LOCKED:
             requeue(connection, turn, because, LOCK_AGAIN, failed=False)
@@ -165,14 +166,11 @@ class Crew:
             return News("waits", item.run_id, item.runbook, because)
         return self._conclude(connection, turn, "errored", words or because)
 
-    def _closed(self, turn: Turn) -> Record | None:
+    def _closed(self, folder: Path) -> Record | None:
         """The record of the run, its books closed as far as that can be done; None where it never began."""
-        folder = self._here.folder(turn.submission.run_id)
-        if not (folder / "journal.jsonl").exists() or running(folder):
+        if not _has_begun(folder):
             return None
         record = record_of(folder)
-        if not record["run"]["id"]:
-            return None
         if (folder.parent.parent / "open" / folder.name).exists():
             found = recover(folder, self._here.way(), lambda record: GRACE)
             return found.record if found else record
@@ -183,6 +181,24 @@ class Crew:
         conclude_unbegun(connection, self._here, turn, verdict, because)
         settle(connection, item.run_id)
         return News("ended", item.run_id, item.runbook, f"{verdict}: {because.splitlines()[0] if because else ''}")
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether the journal in `folder` has a whole line: from then on it is the record of a run."""
+    try:
+        with (folder / "journal.jsonl").open("rb") as file:
+            return file.readline().endswith(b"\n")
+    except FileNotFoundError:
+        return False
+
+
+def _clear(folder: Path) -> None:
+    """Makes room for another start of a run that never began."""
+    for name in ("journal.jsonl", "output.log", "reserve"):
+        with suppress(FileNotFoundError):
+            (folder / name).unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _params(turn: Turn) -> str:

@@ -75,7 +75,8 @@ VALUES ({", ".join(f"${index}" for index in range(1, len(_GIVEN) + 1))},
 _CLAIM = """
 UPDATE runbook_fleet.turns SET state = 'running', epoch = epoch + 1, worker = $2, host = $3, since = clock_timestamp(),
     seen_at = clock_timestamp(), doing = NULL, because = ''
-WHERE run_id = $1 AND state = 'queued' RETURNING epoch, failures, coalesce(stop, '')
+WHERE run_id = $1 AND state = 'queued' AND NOT EXISTS (SELECT FROM runbook.runs r WHERE r.run_id = $1)
+RETURNING epoch, failures, coalesce(stop, '')
 """
 _REQUEUE = """
 UPDATE runbook_fleet.turns SET state = 'queued', epoch = epoch + 1, worker = NULL, since = clock_timestamp(), doing = NULL,

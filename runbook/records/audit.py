@@ -122,6 +122,8 @@ class Audit:
         self._pass_fence(connection)
         opens = lines[0].event.kind == "run.opened"
         db_role = insert_run(connection, {**run._asdict(), "epoch": epoch}) if opens else ""
+        if opens and not db_role and (1, lines[0].hash) not in connection.execute(queries()["event_hashes"], [run.run_id]):
+            raise ServerError("the audit has this run already, as somebody else began it")
         connection.execute(queries()["insert_events"], [run.run_id, epoch, *columns_of(lines)])
         if db_role:
             add_opening(connection, {**run._asdict(), "epoch": epoch}, db_role, lines[0])

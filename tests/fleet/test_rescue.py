@@ -113,7 +113,7 @@ def test_nothing_is_done_again_that_does_not_allow_it(fleet: Fleet) -> None:
 
 def test_a_paused_run_that_was_given_up_writes_nothing_any_more(fleet: Fleet) -> None:
     """The run's process sleeps while its server session is ended; when it wakes, another has had its turn."""
-    (run,) = fleet.submit("-p", "pause=1")
+    (run,) = fleet.submit("-p", "pause=4")
     worker = fleet.worker(folder=fleet.folder / "host-a")
     until(lambda: fleet.running(run))
     (child,) = children(worker)
