@@ -184,6 +184,17 @@ class Trouble:
                 self.ground.worker(host)
 
 
+def test_hosts_share_nothing_but_the_database(ground: Ground) -> None:
+    ids = ground.submit(6)
+    for host in ground.hosts:
+        ground.worker(host, 1)
+    until(lambda: ground.run("SELECT count(*) FROM runbook.closings WHERE verdict = 'passed'") == [(6,)], 60)
+    assert {row[0] for row in ground.run("SELECT host FROM runbook.runs")} == {host.name for host in ground.hosts}
+    found = [{path.parent.name for path in host.folder.glob(".runbook/runs/*/journal.jsonl")} for host in ground.hosts]
+    assert found[0] | found[1] == set(ids)
+    assert not found[0] & found[1]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_no_run_is_lost_from_sight_or_done_twice(ground: Ground) -> None:
@@ -209,6 +220,12 @@ def facts(ground: Ground, ids: list[str], took: float, trouble: Trouble) -> None
     marks = Counter(row[0] for row in ground.run("SELECT run_id FROM marks"))
     counts = Counter(verdicts.values())
     say(f"{RUNS} runs in {took:.0f} s, {trouble.kills} workers killed; {'; '.join(trouble.told)}: {dict(counts)}")
+    ended = """SELECT line FROM runbook.events e JOIN runbook.closings c USING (run_id)
+        WHERE kind = 'run.finished' AND c.verdict = 'errored'"""
+    for because, count in Counter(json.loads(row[0])["data"]["because"][:200] for row in ground.run(ended)).most_common(
+        5
+    ):
+        say(f"    errored, {count}: {because}")
     assert set(verdicts) == set(ids)
     assert max(marks.values()) == 1, "a run was done twice"
     assert all(marks[run] == 1 for run, verdict in verdicts.items() if verdict == "passed")
