@@ -14,6 +14,7 @@ from runbook.fleet.turns import Turn, submission
 from runbook.language.problems import RunbookError
 from runbook.operate.cancel import Cancellation
 from runbook.operate.options import Options
+from runbook.operate.seen import Seen
 from runbook.session import execute
 
 
@@ -33,12 +34,12 @@ class Order(NamedTuple):
 
 def execute_turn(order: Order, cancellation: Cancellation) -> Record:
     """Executes the run that was claimed under `order.epoch`. Raises whatever `execute` raises before a run begins."""
-    here = Here(order.url, Path(order.project), order.databases)
+    here, seen = Here(order.url, Path(order.project), order.databases), Seen()
     with closing(connect(order.url, f"runbook turn {order.run_id}")) as connection:
         item = submission(connection, order.run_id)
         if item is None:
             raise NotSubmitted(f"run {order.run_id} was not submitted to {here.target}")
-        runbook = runbook_here(connection, here, item)
+        runbook = runbook_here(connection, here, item, seen)
     given = {name: url for name, url in order.databases.items() if name in runbook.connections}
     audit = runbook.audit.connection
     given.setdefault(audit, order.databases.get("") or order.url)
@@ -49,6 +50,7 @@ def execute_turn(order: Order, cancellation: Cancellation) -> Record:
         strict=bool(item.options.get("strict")),
         overrides=dict(item.options.get("overrides", {})),
         command_line=tuple(item.options.get("command_line", ())),
+        seen=seen,
         submitted=Turn(item, order.epoch, 0, "").submitted,
         project=here.project,
     )

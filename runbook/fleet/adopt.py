@@ -13,7 +13,7 @@ from runbook.engine.judge import EXIT_CODES
 from runbook.engine.ports import Inputs
 from runbook.engine.record import Event
 from runbook.fleet.turns import Submission, Turn, claim, kept_files, settle
-from runbook.language.load import load_text
+from runbook.language.load import Marks, load_text
 from runbook.language.model import Runbook
 from runbook.language.values import loads, to_data
 from runbook.operate.naming import Naming
@@ -46,7 +46,7 @@ class Here:
         return Way(known={self.target: self.url, target or self.target: self.url}, known_only=True, runbooks=known)
 
 
-def runbook_here(connection: Connection, here: Here, item: Submission) -> Runbook:
+def runbook_here(connection: Connection, here: Here, item: Submission, seen: Marks | None = None) -> Runbook:
     """The runbook as it was submitted, at its place in this project. Raises InvalidRunbook or ServerError."""
     root = here.project.parent.absolute()
     place = Path(os.path.normpath(root / item.file))
@@ -58,7 +58,7 @@ def runbook_here(connection: Connection, here: Here, item: Submission) -> Runboo
         os.path.normpath(place.parent / os.path.relpath(name, beside or ".")): known[digest]
         for name, digest in item.files.items()
     }
-    return load_text(known[item.sha256].decode("utf-8"), place, contents)
+    return load_text(known[item.sha256].decode("utf-8"), place, contents, seen)
 
 
 def conclude_unbegun(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runbook.database.connect import Connection, ServerError, translated
 from runbook.language.problems import RunbookError
-from runbook.records.audit import migrate
+from runbook.records.audit import FRESH_LOOK, migrate
 
 _SQL = Path(__file__).parent / "sql"
 _LOCK = 0x72756E666C656574
@@ -35,6 +35,7 @@ def prepare(connection: Connection) -> None:
     try:
         with translated(), connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock($1)", [_LOCK])
+            connection.execute(FRESH_LOOK)
             connection.execute("CREATE SCHEMA IF NOT EXISTS runbook_fleet")
             connection.execute(ENTER)
             for name in _missing(connection, steps):

@@ -44,12 +44,24 @@ def load(path: str | Path, seen: Marks | None = None) -> Runbook:
     return known
 
 
-def load_text(text: str, path: Path, files: Mapping[str, bytes] | None = None) -> Runbook:
+def load_text(text: str, path: Path, files: Mapping[str, bytes] | None = None, seen: Marks | None = None) -> Runbook:
     """The runbook in a text that stood at `path`, as a journal keeps it. Raises InvalidRunbook.
 
-    Where `files` is given, by absolute path, all that loading reads is taken from it, and nothing from this disk.
+    Where `files` is given, by absolute path, all that loading reads is taken from it, and nothing from this disk; then a text
+    that `seen` remembers with these files is not read anew.
     """
-    return _load(parse_document(text, str(path)), path, Disk() if files is None else Submitted(files))
+    if files is None:
+        return _load(parse_document(text, str(path)), path, Disk())
+    source = Submitted(files)
+    if seen is None:
+        return _load(parse_document(text, str(path)), path, source)
+    read = [hashlib.sha256(content).hexdigest() for _, content in sorted(files.items())]
+    key = f"submitted {path} {hashlib.sha256(text.encode()).hexdigest()} {' '.join(read)}"
+    known = seen.runbook(key)
+    if known is None or not _same_kinds(known):
+        known = _load(parse_document(text, str(path)), path, source)
+        seen.keep(key, known)
+    return known
 
 
 def file_contents(runbook: Runbook) -> dict[str, bytes]:
@@ -75,9 +87,13 @@ def _unchanged(runbook: Runbook) -> bool:
         same = all(hashlib.sha256(read_bytes(Path(f), f)).hexdigest() == digest for f, digest in runbook.files.items())
     except InvalidRunbook:
         return False
-    same = same and all(script.is_file() for script in scripts)
-    if not same or not runbook.kinds:
-        return same
+    return same and all(script.is_file() for script in scripts) and _same_kinds(runbook)
+
+
+def _same_kinds(runbook: Runbook) -> bool:
+    """Whether the kinds of other packages that a runbook has are what they were."""
+    if not runbook.kinds:
+        return True
     from runbook.language.kinds import unchanged
 
     return unchanged(runbook.kinds)

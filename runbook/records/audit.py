@@ -23,6 +23,8 @@ _SQL = Path(__file__).parent / "sql"
 STATEMENT_MS = 60_000
 LOCK_MS = 30_000
 _MIGRATION_LOCK = 0x72756E626F6F6B
+# A session that has waited for an advisory lock may still believe that a schema is not there which was made meanwhile.
+FRESH_LOOK = "LOCK TABLE pg_namespace IN ACCESS SHARE MODE"
 
 T = TypeVar("T")
 
@@ -266,6 +268,7 @@ def migrate(connection: Connection) -> None:
     try:
         with translated(), connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock($1)", [_MIGRATION_LOCK])
+            connection.execute(FRESH_LOOK)
             fresh = connection.execute("SELECT to_regclass('runbook.migrations')").fetchone() == (None,)
             for path in _migrations()[0 if fresh else _version(connection) :]:
                 connection.execute(path.read_text(encoding="utf-8"))
