@@ -124,7 +124,7 @@ class _Session:
         self.id = options.submitted.run_id if options.submitted else new_run_id(datetime.now(UTC))
         self.project = options.project or project_folder(runbook.path)
         naming = Naming(runbook, params, self.id, options.operator or system_operator())
-        self.key = naming.key()
+        self.key = options.submitted.lock if options.submitted else naming.key()
         naming.at(datetime.now(UTC))  # what the params make of them is refused before anything is contacted
         self.world = World(runbook, self.id, self.project, options.database, cancellation, stack, fresh=options.fresh)
         self.naming = naming._replace(operator=self.world.masks.text(naming.operator))

@@ -20,13 +20,14 @@ from runbook.language.load import bind_params, file_contents
 from runbook.language.model import Runbook
 from runbook.language.problems import InvalidRunbook, Problem, RunbookError
 from runbook.language.source import read_bytes, whole_file
-from runbook.language.values import to_data
+from runbook.language.values import whole
 from runbook.operate.audits import remember
 from runbook.operate.circumstances import host
 from runbook.operate.circumstances import operator as system_operator
 from runbook.operate.naming import Naming
 from runbook.operate.options import new_run_id
 from runbook.operate.servers import NoConsent, project_folder, resolve
+from runbook.records.audit import MORTAL
 from runbook.records.masks import Masks
 
 MOST = 10_000  # runs of one matrix
@@ -71,7 +72,7 @@ def submit(
     Raises InvalidRunbook (a param does not fit), NoConsent, TooMany, CannotStart or ServerError.
     """
     combined = _combinations(matrix)
-    bound = [to_data(bind_params(runbook, {**params, **values})) for values in combined]
+    bound = [whole(bind_params(runbook, {**params, **values})) for values in combined]
     _refuse_secrets(runbook, bound)
     with queue_of(runbook, asked.databases) as (connection, _, target):
         facts = scheduled_facts(runbook, target, asked, consent)
@@ -124,6 +125,8 @@ def queue_of(runbook: Runbook, databases: Mapping[str, str]) -> Iterator[Place]:
         url = resolve(only, given, project_folder(runbook.path), stack).urls[name]
         connection = stack.enter_context(closing(connect(url, "runbook submit")))
         prepare(connection)
+        with translated():
+            connection.execute(f"{MORTAL}; SET default_transaction_isolation = 'read committed'")
         yield Place(connection, url, Masks(passwords(url)).text(describe(url)))
         remember(project_folder(runbook.path), runbook.path)
 
@@ -140,6 +143,8 @@ def scheduled_facts(runbook: Runbook, target: str, asked: Asked, consent: Callab
         "consent": consented,
         "command_line": list(asked.command_line),
     }
+    given = [*asked.databases.values(), *(os.environ.get(item.env, "") for item in runbook.connections.values())]
+    options = Masks([password for url in given for password in passwords(url)]).data(options)
     facts = {
         "file": os.path.relpath(runbook.path, root),
         "sha256": runbook.sha256,

@@ -51,7 +51,7 @@ def execute_turn(order: Order, cancellation: Cancellation) -> Record:
         overrides=dict(item.options.get("overrides", {})),
         command_line=tuple(item.options.get("command_line", ())),
         seen=seen,
-        submitted=Turn(item, order.epoch, 0, "").submitted,
+        submitted=Turn(item, order.epoch).submitted,
         project=here.project,
     )
     agreed = bool(item.options.get("consent"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
 from runbook.operate.limits import SECONDS, bounded
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+_LABEL = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _ENDINGS = ("", ".yaml", ".yml")
 
 
@@ -67,6 +69,20 @@ def params_options(command: Command) -> Command:
         metavar="FILE",
         help="A YAML mapping of params; -p goes before it.",
     )(command)
+
+
+def label_option(text: str, *, several: bool = False) -> Callable[[Command], Command]:
+    """`--label LABEL`, once or several times."""
+
+    def checked(context: click.Context, param: click.Parameter, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for label in [value] if isinstance(value, str) else value:
+            if label and not _LABEL.fullmatch(label):
+                raise click.BadParameter("a label has 1 to 32 letters, digits, dots, dashes or underscores")
+        return value
+
+    if several:
+        return click.option("-l", "--label", "labels", multiple=True, metavar="LABEL", help=text, callback=checked)
+    return click.option("-l", "--label", default="", metavar="LABEL", help=text, callback=checked)
 
 
 def given_params(runbook: Runbook, params: tuple[str, ...], file: Path | None) -> Mapping[str, Any]:

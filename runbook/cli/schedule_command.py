@@ -14,7 +14,7 @@ import click
 from runbook.cli.documents import print_document, refusing
 from runbook.cli.errors import ERRORED
 from runbook.cli.exec_command import ask
-from runbook.cli.files import database_option, database_targets, load_file, named_urls
+from runbook.cli.files import database_option, database_targets, label_option, load_file, named_urls
 from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
 from runbook.records.markdown import visible
 
@@ -143,7 +143,7 @@ def _moment(moment: datetime, timezone: str) -> str:
 @command.command("enable")
 @click.argument("file")
 @database_option("Server of the audit and the queue; `embedded` for the private one.")
-@click.option("-l", "--label", default="", metavar="LABEL", help="Only for workers with this label.")
+@label_option("Only for workers with this label.")
 @click.option("--operator", metavar="NAME", help="Whose runs they are. Default: the user of the operating system.")
 @click.option("--yes", is_flag=True, help="Consent to a protected connection, for every run to come.")
 def enable_command(file: str, **given: Any) -> None:
@@ -165,13 +165,13 @@ def _enable(runbook: Runbook, schedule: Schedule, given: Mapping[str, Any]) -> t
     """The first tick, and where the schedule lies."""
     from runbook.fleet.schedules import enable
     from runbook.language.load import bind_params
-    from runbook.language.values import to_data
+    from runbook.language.values import whole
     from runbook.submit import Asked, contents, queue_of, scheduled_facts, submission_of
 
     databases = database_targets(runbook, given["databases"])
     asked = Asked(databases, given["label"], None, given["operator"] or "", command_line=sys.argv[1:])
     consent: Callable[[str], bool] = lambda question: given["yes"] or ask(question)  # noqa: E731
-    params = to_data(bind_params(runbook, schedule.params))
+    params = whole(bind_params(runbook, schedule.params))
     with queue_of(runbook, databases) as (connection, _, target):
         facts = scheduled_facts(runbook, target, asked, consent)
         lock = submission_of(runbook, facts, params, "").lock

@@ -12,7 +12,7 @@ import click
 from runbook.cli.documents import refusing
 from runbook.cli.errors import CANCELLED
 from runbook.cli.exec_command import ask
-from runbook.cli.files import database_option, database_targets, given_params, load_file, params_options
+from runbook.cli.files import database_option, database_targets, given_params, label_option, load_file, params_options
 from runbook.language.values import dumps, to_data
 from runbook.records.markdown import visible
 
@@ -30,7 +30,7 @@ _SHOWN = 20  # runs that are named one by one
     "--matrix", multiple=True, metavar="NAME=A,B,C", help="A run for each value; with more, for each combination."
 )
 @click.option("--at", metavar="TIME", help="Not before: 2026-12-24T03:00+01:00, 03:00, or 'in 2h'.")
-@click.option("-l", "--label", default="", metavar="LABEL", help="Only for workers with this label.")
+@label_option("Only for workers with this label.")
 @database_option("Server of the audit and the queue; `embedded` for the private one.")
 @click.option("--operator", metavar="NAME", help="Who asks for it. Default: the user of the operating system.")
 @click.option("--note", metavar="TEXT", default="", help="Goes into the run logs' Notes.")

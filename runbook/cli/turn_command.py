@@ -9,8 +9,6 @@ import click
 
 from runbook.language.values import loads
 
-ORDER = "RUNBOOK_TURN"
-
 
 @click.command("turn", hidden=True)
 @click.argument("run")
@@ -19,9 +17,10 @@ def command(run: str) -> None:
     from runbook.operate.cancel import Cancellation, listen
     from runbook.turn import Order, execute_turn
 
-    told = os.environ.pop(ORDER, "")  # before any process of the run can inherit it: it has a password in it
+    told = "" if sys.stdin.isatty() else sys.stdin.buffer.read().decode()
     if not told:
         raise click.UsageError("only a worker starts this: runbook worker")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     cancellation = Cancellation()
     listen(cancellation)
     record = execute_turn(Order(run, **loads(told)), cancellation)

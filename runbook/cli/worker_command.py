@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runbook.cli.files import database_option, load_file, named_urls
+from runbook.cli.files import database_option, label_option, load_file, named_urls
 from runbook.cli.terminal import can_move
 from runbook.language.values import dumps, duration_text
 from runbook.records.markdown import visible
@@ -26,7 +26,7 @@ _COLOURS = {"passed": "green", "refuted": "yellow", "blocked": "yellow", "starte
 @click.option(
     "-c", "--concurrency", type=click.IntRange(1, 256), default=1, metavar="N", help="Runs at a time. Default: 1."
 )
-@click.option("-l", "--label", "labels", multiple=True, metavar="LABEL", help="Take runs with this label too.")
+@label_option("Take runs with this label too.", several=True)
 @click.option("--until-empty", is_flag=True, help="End when nothing is queued that this worker takes.")
 @database_option("Database of the queue, `embedded`, or a connection's server.")
 @click.option("--json", "as_json", is_flag=True, help="Print what happens as JSON lines on stdout.")

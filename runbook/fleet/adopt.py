@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from runbook.database.connect import Connection, describe, translated
 from runbook.engine.judge import EXIT_CODES
 from runbook.engine.ports import Inputs
 from runbook.engine.record import Event
-from runbook.fleet.turns import Submission, Turn, claim, kept_files, settle
+from runbook.fleet.turns import Submission, Turn, ask_to_end, claim, kept_files, settle
 from runbook.language.load import Marks, load_text
 from runbook.language.model import Runbook
 from runbook.language.values import loads, to_data
@@ -23,7 +26,8 @@ from runbook.operate.reaching import Way
 from runbook.operate.recovery import Recovered, recover
 from runbook.operate.runs import mark_open
 from runbook.operate.servers import EMBEDDED
-from runbook.records.journal import Line, create_journal, written
+from runbook.records.files import write_new
+from runbook.records.journal import Journal, JournalError, Line, create_journal, written
 
 
 class Here:
@@ -70,8 +74,8 @@ def conclude_unbegun(
     """
     item, folder = turn.submission, here.folder(turn.submission.run_id)
     runbook = runbook or runbook_here(connection, here, item)
-    mark_open(folder)
-    journal = create_journal(folder)
+    clear(folder)
+    journal = _opened(folder)
     try:
         with translated():
             row = connection.execute("SELECT clock_timestamp()").fetchone()
@@ -86,6 +90,7 @@ def conclude_unbegun(
 
 def withdraw(connection: Connection, here: Here, run_id: str, by: str) -> Recovered | None:
     """Ends a run that is still queued as cancelled; None where it is not queued any more. Raises as `conclude_unbegun`."""
+    ask_to_end(connection, run_id, by)
     turn = claim(connection, run_id, None)
     if turn is None:
         return None
@@ -122,22 +127,48 @@ def _story(
     yield "run.finished", {**closing, "because": because}
 
 
-def copy_journal(connection: Connection, here: Here, run_id: str) -> Path | None:
-    """A journal in this project with what the audit has of a run; None where it has nothing. Raises ServerError, JournalError."""
+def copy_journal(connection: Connection, here: Here, run_id: str) -> None:
+    """A journal in this project with what the audit has of a run, all of it or nothing. Raises ServerError or OSError."""
     folder = here.folder(run_id)
-    lines = list(_lines(connection, run_id))
-    if not lines:
-        return None
-    mark_open(folder)
-    journal = create_journal(folder)
+    aside = here.project / "aside" / f"{run_id}.{secrets.token_hex(4)}"
+    aside.mkdir(parents=True, mode=0o700)
     try:
-        with journal.path.open("ab") as file:
-            file.writelines(written(line) for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(aside / "journal.jsonl", (written(line) for line in _lines(connection, run_id)))
+        clear(folder)
+        folder.parent.mkdir(exist_ok=True, mode=0o700)
+        mark_open(folder)
+        aside.rename(folder)
     finally:
-        journal.close()
-    return folder
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether the journal in `folder` has a whole line: from then on it is the record of a run."""
+    try:
+        with (folder / "journal.jsonl").open("rb") as file:
+            return file.readline().endswith(b"\n")
+    except FileNotFoundError:
+        return False
+
+
+def clear(folder: Path) -> None:
+    """Makes room for another start of a run, or another way to end it, where it never began."""
+    if has_begun(folder):
+        return
+    for name in ("journal.jsonl", "output.log", "reserve"):
+        with suppress(FileNotFoundError):
+            (folder / name).unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _opened(folder: Path) -> Journal:
+    """A new journal in `folder`. Raises JournalError."""
+    try:
+        mark_open(folder)
+    except OSError as error:
+        raise JournalError(f"{error.filename}: {error.strerror}") from None
+    return create_journal(folder)
 
 
 def _lines(connection: Connection, run_id: str) -> Iterable[Line]:

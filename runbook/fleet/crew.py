@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 
 from runbook.database.connect import Connection, ServerError
 from runbook.engine.record import Record
-from runbook.fleet.adopt import Here, conclude_unbegun
+from runbook.fleet.adopt import Here, clear, conclude_unbegun, has_begun
 from runbook.fleet.desk import Desk
-from runbook.fleet.turns import FAILURES, Turn, admit, claim, requeue, see, settle
+from runbook.fleet.turns import FAILURES, Turn, admit, claim, give_back, is_held, requeue, see, settle
 from runbook.language.problems import RunbookError
 from runbook.language.values import dumps
 from runbook.operate.alive import running
 from runbook.operate.predecessors import GRACE
 from runbook.operate.recovery import recover
 from runbook.operate.runs import record_of
+from runbook.records.journal import RESERVED
 
-ORDER = "RUNBOOK_TURN"
 LOCKED = 7  # the exit code of a process that met a held lock
 LOCK_AGAIN = 5.0  # seconds after which a held lock is tried again
 AGAIN = 2.0  # seconds, more each time, after which a run that could not begin is tried again
@@ -44,11 +44,18 @@ class News(NamedTuple):
 
 
 class Crew:
-    """`tell` hears what happens. Runs go on when the queue's job is gone: what counts is the run's own lock and record."""
+    """`tell` hears what happens. Runs go on when the queue's job is gone: what counts is the run's own lock and record.
 
-    def __init__(self, here: Here, desk: Desk, tell: Callable[[News], None]) -> None:
-        self._here, self._desk, self._tell = here, desk, tell
+    At most `size` are under way at a time. `unwell` hears why this host can take no run.
+    """
+
+    def __init__(
+        self, here: Here, desk: Desk, size: int, tell: Callable[[News], None], unwell: Callable[[str], None]
+    ) -> None:
+        self._here, self._desk, self._tell, self._unwell = here, desk, tell, unwell
         self.worker: int | None = None
+        self._room = asyncio.Semaphore(size)
+        self._stopping = False
         self._runs: dict[str, asyncio.subprocess.Process] = {}
         self._turns: dict[str, Turn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,7 +79,8 @@ class Crew:
             await asyncio.wait(self._tasks)
 
     def stop(self) -> None:
-        """Asks every run to end; each closes its record."""
+        """Asks every run to end; each closes its record. One that has not begun goes back into the queue."""
+        self._stopping = True
         for process in self._runs.values():
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
@@ -94,6 +102,16 @@ class Crew:
         await self._desk.ask(lambda connection: admit(connection, run_id))
 
     async def _take(self, run_id: str) -> None:
+        async with self._room:
+            trouble = "" if self._stopping else await asyncio.to_thread(trouble_with, self._here.project)
+            if trouble:
+                self._unwell(trouble)
+            elif not self._stopping:
+                await self._execute(run_id)
+                return
+        await self._desk.ask(lambda connection: give_back(connection, run_id))
+
+    async def _execute(self, run_id: str) -> None:
         turn = await self._desk.ask(lambda connection: claim(connection, run_id, self.worker))
         if turn is None:
             return
@@ -116,17 +134,21 @@ class Crew:
         """Executes the run in a process of its own; its exit code, and what it said last."""
         run_id, here = turn.submission.run_id, self._here
         order = {"epoch": turn.epoch, "url": here.url, "project": str(here.project), "databases": dict(here.databases)}
+        told = dumps(order).encode()  # not in its environment, which its steps could read: there are passwords in it
         with tempfile.TemporaryFile() as said:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "runbook", "turn", run_id),
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=said,
-                env={**os.environ, ORDER: dumps(order)},
                 start_new_session=True,
             )
             self._runs[run_id] = process
             try:
+                if self._stopping:
+                    process.terminate()
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    await process.communicate(told)
                 code = await process.wait()
             finally:
                 del self._runs[run_id]
@@ -142,7 +164,7 @@ class Crew:
             except ServerError as error:
                 if not error.lost or time.monotonic() > deadline:
                     return News("refused", "", "", str(error))
-            except RunbookError as error:
+            except (RunbookError, OSError) as error:
                 return News("refused", "", "", str(error))
             await asyncio.sleep(1)
 
@@ -156,9 +178,13 @@ class Crew:
         if record is not None:
             settle(connection, item.run_id)
             return News("ended", item.run_id, item.runbook, str(record["run"]["verdict"]))
-        _clear(folder)
+        with connection.transaction():
+            if not is_held(connection, turn):
+                return None  # it was given up meanwhile, and is somebody else's
+        clear(folder)
         because = words.splitlines()[-1] if words else f"its process ended with {code}"
-        if code == LOCKED:
+        if code == LOCKED or self._stopping:
+            because = "its worker was told to end before it began" if self._stopping else because
             requeue(connection, turn, because, LOCK_AGAIN, failed=False)
             return News("waits", item.run_id, item.runbook, because)
         once_more = code not in (2, 5) and turn.failures + 1 < FAILURES
@@ -168,7 +194,7 @@ class Crew:
 
     def _closed(self, folder: Path) -> Record | None:
         """The record of the run, its books closed as far as that can be done; None where it never began."""
-        if not _has_begun(folder):
+        if not has_begun(folder):
             return None
         record = record_of(folder)
         if (folder.parent.parent / "open" / folder.name).exists():
@@ -183,22 +209,16 @@ class Crew:
         return News("ended", item.run_id, item.runbook, f"{verdict}: {because.splitlines()[0] if because else ''}")
 
 
-def _has_begun(folder: Path) -> bool:
-    """Whether the journal in `folder` has a whole line: from then on it is the record of a run."""
+def trouble_with(project: Path) -> str:
+    """Why no run can be recorded in `project`, or nothing."""
     try:
-        with (folder / "journal.jsonl").open("rb") as file:
-            return file.readline().endswith(b"\n")
-    except FileNotFoundError:
-        return False
-
-
-def _clear(folder: Path) -> None:
-    """Makes room for another start of a run that never began."""
-    for name in ("journal.jsonl", "output.log", "reserve"):
-        with suppress(FileNotFoundError):
-            (folder / name).unlink()
-    with suppress(OSError):
-        folder.rmdir()
+        (project / "runs").mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=project / "runs") as file:
+            file.write(bytes(RESERVED))
+            file.flush()
+    except OSError as error:
+        return f"no run can be recorded in {project}: {error.strerror}"
+    return ""
 
 
 def _params(turn: Turn) -> str:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from runbook.database.connect import Connection, ServerError, connect, translated
+from runbook.records.audit import MORTAL
 
 T = TypeVar("T")
 STATEMENT_MS = 30_000
+_LEVEL = "SET default_transaction_isolation = 'read committed'"  # what another committed meanwhile must be seen
 
 
 class Desk:
@@ -29,7 +31,7 @@ class Desk:
                 if self._connection is None or self._connection.closed:
                     self._connection = connect(self.url, self._name)
                     with translated():
-                        self._connection.execute(f"SET statement_timeout = {STATEMENT_MS}".encode())
+                        self._connection.execute(f"SET statement_timeout = {STATEMENT_MS}; {MORTAL}; {_LEVEL}".encode())
                 return action(self._connection)
             except ServerError as error:
                 if error.lost:

@@ -36,8 +36,9 @@ def queue_of(label: str) -> str:
 def enqueue(connection: Connection, due: Sequence[Due]) -> None:
     """Puts runs into the queue, within the caller's transaction. Raises ServerError.
 
-    Runs with the same lock come one after the other. One that waits for a time has no lock until then, since it would hold up
-    all that come after it: it is put into the queue again when its time has come.
+    Runs with the same lock and label come one after the other: one whose label no worker has holds up no others. One that
+    waits for a time has no lock until then, since it would hold up all that come after it: it is put into the queue again when
+    its time has come.
     """
     from procrastinate.jobs import Job
 
@@ -45,7 +46,7 @@ def enqueue(connection: Connection, due: Sequence[Due]) -> None:
         Job(
             queue=queue_of(item.label),
             task_name=TURN,
-            lock=None if item.at else item.lock,
+            lock=None if item.at else f"{item.label}/{item.lock}",
             queueing_lock=None,
             task_kwargs={"run_id": item.run_id, "waited": item.at is not None},
             scheduled_at=item.at,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from runbook.database.connect import Connection, ServerError, connect, translated
-from runbook.fleet.adopt import Here, conclude_unbegun, copy_journal, runbook_here
+from runbook.fleet.adopt import Here, conclude_unbegun, copy_journal, has_begun, runbook_here
 from runbook.fleet.crew import News
 from runbook.fleet.queue import Due, enqueue, finish, put_back, stalled
 from runbook.fleet.turns import ATTEMPTS, FAILURES, Submission, Turn, insert, requeue, settle, submission
@@ -23,14 +24,16 @@ from runbook.operate.reaching import audit_target
 from runbook.operate.recovery import recover
 from runbook.operate.runs import open_runs, outline_of
 from runbook.records.audit import queries
+from runbook.records.imports import end_sessions
 
 EVERY = 10.0  # seconds between two looks
-STALE = 10.0  # seconds without a sign of life after which a run's lock is tried
-_TURN_OF_ONE = 0x72756E7265736375
+SOON = 5.0  # the same, while a run is suspected
+STALE = 10.0  # seconds without a sign of life after which a run is suspected
 
 _STALE = """
-SELECT run_id, epoch, failures, coalesce(stop, '') FROM runbook_fleet.turns WHERE state = 'running'
-    AND greatest(seen_at, pg_postmaster_start_time()) < clock_timestamp() - make_interval(secs => $1::float)
+SELECT t.run_id, t.epoch, t.failures, coalesce(t.stop, ''), t.because FROM runbook_fleet.turns t
+WHERE greatest(t.seen_at, pg_postmaster_start_time()) < clock_timestamp() - make_interval(secs => $1::float)
+    AND (t.state = 'running' OR t.state = 'queued' AND EXISTS (SELECT FROM runbook.runs r WHERE r.run_id = t.run_id))
 """
 _FORGOTTEN = """
 SELECT t.run_id FROM runbook_fleet.turns t
@@ -52,6 +55,10 @@ JOIN runbook_fleet.turns t ON t.run_id = c.run_id
 WHERE c.verdict = 'lost' AND s.rerun AND s.attempt < $1 AND t.stop IS NULL
     AND NOT EXISTS (SELECT FROM runbook_fleet.submissions n WHERE n.earlier = s.run_id)
 """
+_GIVE_UP = """
+UPDATE runbook_fleet.turns SET epoch = epoch + 1, state = 'running', seen_at = clock_timestamp() WHERE run_id = $1 AND epoch = $2
+RETURNING epoch
+"""
 
 
 class _Stale(NamedTuple):
@@ -61,34 +68,57 @@ class _Stale(NamedTuple):
     epoch: int
     failures: int
     stop: str
+    because: str
 
 
-def look_after(connection: Connection, here: Here) -> Iterator[News]:
-    """Concludes what nobody else will, and puts right what the queue does not know. Raises ServerError."""
-    yield from _of_this_project(here)
-    with translated():
-        row = connection.execute("SELECT pg_try_advisory_lock($1)", [_TURN_OF_ONE]).fetchone()
-    if not row or not row[0]:
-        return  # another worker is at it
-    try:
+class Rescue:
+    """Concludes what nobody else will, and puts right what the queue does not know.
+
+    A run is given up only after two looks over one session with the server: after a crash of the server all locks are free for a
+    moment, and it must not be taken for the silence of the runs.
+    """
+
+    def __init__(self, here: Here) -> None:
+        self._here = here
+        self._suspects: dict[tuple[str, int], float] = {}
+        self._session = 0
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next look."""
+        return SOON if self._suspects else EVERY
+
+    def look_after(self, connection: Connection) -> Iterator[News]:
+        """Raises ServerError."""
+        yield from _of_this_project(self._here)
         settle(connection)
         with translated():
             found = [_Stale(*row) for row in connection.execute(_STALE, [STALE])]
-        for item in found:
-            yield from _rescue(connection, here, item)
+        for item in self._confirmed(connection.info.backend_pid, found):
+            yield from _rescue(connection, self._here, item)
         _mend_queue(connection)
         yield from _do_again(connection)
-    finally:
-        with suppress(ServerError), translated():
-            connection.execute("SELECT pg_advisory_unlock($1)", [_TURN_OF_ONE])
+
+    def _confirmed(self, session: int, found: list[_Stale]) -> list[_Stale]:
+        """Those that were suspected for long enough in this session."""
+        now = time.monotonic()
+        earlier = self._suspects if session == self._session else {}
+        self._session = session
+        self._suspects = {(item.run_id, item.epoch): earlier.get((item.run_id, item.epoch), now) for item in found}
+        return [item for item in found if now - self._suspects[item.run_id, item.epoch] >= SOON - 1]
 
 
 def _of_this_project(here: Here) -> Iterator[News]:
     """Runs of this project whose process died: their journals are at hand."""
-    for folder in open_runs(here.project):
-        if running(folder):
-            continue
-        with suppress(RunbookError):
+    try:
+        folders = open_runs(here.project)
+    except RunbookError as error:
+        yield News("refused", "", "", f"the runs of this project cannot be looked after: {error}")
+        return
+    for folder in folders:
+        with suppress(RunbookError, OSError):
+            if running(folder):
+                continue
             known = outline_of(folder)
             if "submitted" not in known["circumstances"] or audit_target(known) != here.target:
                 continue
@@ -111,26 +141,27 @@ def _rescue(connection: Connection, here: Here, stale: _Stale) -> Iterator[News]
         yield from _conclude(connection, here, item, stale)
     except Locked:
         return
-    except RunbookError as error:
+    except (RunbookError, OSError) as error:
         yield News("refused", item.run_id, item.runbook, str(error))
     finally:
         lock.release()
 
 
 def _conclude(connection: Connection, here: Here, item: Submission, stale: _Stale) -> Iterator[News]:
-    """With the run's lock in hand: from here on nothing that it writes is taken."""
+    """With the run's lock in hand: what its sessions still do is ended, and nothing that it writes is taken any more."""
+    with suppress(ServerError):  # sessions of another role cannot be ended, and a dead host's end by themselves
+        end_sessions(connection, f"runbook {item.run_id}", GRACE)
     with translated():
-        begun = connection.execute("SELECT 1 FROM runbook.runs WHERE run_id = $1", [item.run_id]).fetchone()
+        row = connection.execute(_GIVE_UP, [item.run_id, stale.epoch]).fetchone()
+        if row is None:
+            return  # somebody else was quicker
         connection.execute(queries()["end_lease"], [item.lock, item.run_id])
+        begun = connection.execute("SELECT 1 FROM runbook.runs WHERE run_id = $1", [item.run_id]).fetchone()
     if not begun:
-        yield from _start_again(connection, here, Turn(item, stale.epoch, stale.failures, stale.stop))
+        yield from _start_again(connection, here, Turn(item, row[0], stale.failures, stale.stop, stale.because))
         return
-    query = "UPDATE runbook_fleet.turns SET epoch = epoch + 1 WHERE run_id = $1 AND epoch = $2 RETURNING 1"
-    with translated():
-        if connection.execute(query, [item.run_id, stale.epoch]).fetchone() is None:
-            return
     folder = here.folder(item.run_id)
-    if not (folder / "journal.jsonl").exists():
+    if not has_begun(folder):
         copy_journal(connection, here, item.run_id)
     target = audit_target(outline_of(folder))
     way = here.way(item.run_id, runbook_here(connection, here, item), target)
@@ -143,14 +174,14 @@ def _conclude(connection: Connection, here: Here, item: Submission, stale: _Stal
 
 def _start_again(connection: Connection, here: Here, turn: Turn) -> Iterator[News]:
     """A run whose process died before it began has done nothing, and may be started again; a few times."""
-    item, because = turn.submission, "its process died before it began"
+    item, because = turn.submission, turn.because or "its process died before it began"
     if turn.failures + 1 < FAILURES:
         if requeue(connection, turn, because, 0.0, failed=True):
             yield News("waits", item.run_id, item.runbook, because)
         return
-    conclude_unbegun(connection, here, turn, "errored", f"{because}, {FAILURES} times")
+    conclude_unbegun(connection, here, turn, "errored", f"{because} ({FAILURES} starts came to nothing)")
     settle(connection, item.run_id)
-    yield News("ended", item.run_id, item.runbook, f"errored: {because}, {FAILURES} times")
+    yield News("ended", item.run_id, item.runbook, f"errored: {because}")
 
 
 def _mend_queue(connection: Connection) -> None:
@@ -158,14 +189,16 @@ def _mend_queue(connection: Connection) -> None:
     with translated():
         jobs = [*connection.execute(_DONE, [STALE]).fetchall(), *connection.execute(_OUTDATED).fetchall()]
     for (job,) in jobs:
-        finish(connection, job)
+        with suppress(ServerError):  # its own worker may just have finished it
+            finish(connection, job)
     for taken in stalled(connection):
         item = submission(connection, taken.run_id)
         state = _state(connection, taken.run_id)
-        if item is None or state == "over":
-            finish(connection, taken.job)
-        elif state == "queued":
-            put_back(connection, taken.job)
+        with suppress(ServerError):
+            if item is None or state == "over":
+                finish(connection, taken.job)
+            elif state == "queued":
+                put_back(connection, taken.job)
     with translated():
         forgotten = [row[0] for row in connection.execute(_FORGOTTEN, [STALE])]
     for run_id in forgotten:

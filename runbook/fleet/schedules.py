@@ -82,6 +82,9 @@ def enable(connection: Connection, facts: Mapping[str, Any], contents: Iterable[
     """
     with translated(), connection.transaction():
         keep_files(connection, contents)
+        for replaced in _rows(connection, _TAKE, [facts["name"]]):
+            for tick in _missed(replaced, replaced["next_tick"] - _MOMENT, replaced["now"]):
+                connection.execute(_RECORD, [*tick, facts["host"]])
         first = next_tick(facts["cron"], facts["timezone"], _now(connection))
         stored = {name: facts[name] for name in _GIVEN}
         for name in ("files", "params", "options"):

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 from runbook.database.connect import Connection, translated
 from runbook.fleet.queue import Due, enqueue
-from runbook.language.values import dumps
+from runbook.language.values import dumps, whole
 from runbook.operate.circumstances import host
 from runbook.operate.options import Submitted
-from runbook.records.audit import storable
 
 FAILURES = 3  # starts that may come to nothing, before the run has begun
 ATTEMPTS = 3  # of a runbook that says `rerun: true`
@@ -44,12 +43,14 @@ class Submission(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A run that was claimed: `epoch` is this start's, `stop` says who asked for its end before it began."""
+    """A run that was claimed: `epoch` is this start's, `stop` says who asked for its end before it began, `because` why an
+    earlier start came to nothing."""
 
     submission: Submission
     epoch: int
-    failures: int
-    stop: str
+    failures: int = 0
+    stop: str = ""
+    because: str = ""
 
     @property
     def submitted(self) -> Submitted:
@@ -58,7 +59,7 @@ class Turn(NamedTuple):
         told: dict[str, Any] = {"by": item.operator, "host": item.host, "at": _iso(item.submitted_at)}
         told |= {"experiment": item.experiment, "varied": list(item.varied), "label": item.label}
         told |= {"attempt": item.attempt, "earlier": item.earlier, "schedule": item.schedule, "tick": _iso(item.tick)}
-        return Submitted(item.run_id, self.epoch, told)
+        return Submitted(item.run_id, self.epoch, item.lock, {**told, "epoch": self.epoch})
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -74,15 +75,15 @@ VALUES ({", ".join(f"${index}" for index in range(1, len(_GIVEN) + 1))},
 """
 _CLAIM = """
 UPDATE runbook_fleet.turns SET state = 'running', epoch = epoch + 1, worker = $2, host = $3, since = clock_timestamp(),
-    seen_at = clock_timestamp(), doing = NULL, because = ''
+    seen_at = clock_timestamp(), doing = NULL
 WHERE run_id = $1 AND state = 'queued' AND NOT EXISTS (SELECT FROM runbook.runs r WHERE r.run_id = $1)
-RETURNING epoch, failures, coalesce(stop, '')
+RETURNING epoch, failures, coalesce(stop, ''), because
 """
+_HOLD = "SELECT 1 FROM runbook_fleet.turns WHERE run_id = $1 AND epoch = $2 AND state = 'running' FOR UPDATE"
 _REQUEUE = """
 UPDATE runbook_fleet.turns SET state = 'queued', epoch = epoch + 1, worker = NULL, since = clock_timestamp(), doing = NULL,
-    failures = failures + $3, because = $4
-WHERE run_id = $1 AND epoch = $2 AND state = 'running'
-    AND NOT EXISTS (SELECT FROM runbook.runs r WHERE r.run_id = $1) RETURNING clock_timestamp()
+    failures = failures + $2, because = $3
+WHERE run_id = $1 AND NOT EXISTS (SELECT FROM runbook.runs r WHERE r.run_id = $1) RETURNING clock_timestamp()
 """
 _CLOSED = """
 UPDATE runbook_fleet.turns t SET state = 'over', since = c.finished_at, doing = NULL
@@ -111,7 +112,7 @@ def insert(connection: Connection, items: Sequence[Submission]) -> None:
         for item in items:
             values = {**item._asdict(), "varied": list(item.varied)}
             for name in ("files", "params", "options"):
-                values[name] = dumps(storable(values[name]))
+                values[name] = dumps(whole(values[name]))
             connection.execute(_SUBMIT, [*(values[name] for name in _GIVEN), item.due_at])
         ids = [item.run_id for item in items]
         connection.execute("INSERT INTO runbook_fleet.turns (run_id) SELECT unnest($1::text[])", [ids])
@@ -131,7 +132,7 @@ def claim(connection: Connection, run_id: str, worker: int | None) -> Turn | Non
     with translated():
         row = connection.execute(_CLAIM, [run_id, worker, host()]).fetchone()
     item = submission(connection, run_id) if row else None
-    return Turn(item, row[0], row[1], row[2]) if row and item else None
+    return Turn(item, *row) if row and item else None
 
 
 def requeue(connection: Connection, turn: Turn, because: str, seconds: float, *, failed: bool) -> bool:
@@ -141,11 +142,19 @@ def requeue(connection: Connection, turn: Turn, because: str, seconds: float, *,
     """
     item = turn.submission
     with translated(), connection.transaction():
-        row = connection.execute(_REQUEUE, [item.run_id, turn.epoch, int(failed), because]).fetchone()
+        if not is_held(connection, turn):
+            return False
+        row = connection.execute(_REQUEUE, [item.run_id, int(failed), because]).fetchone()
         if row is None:
             return False
         enqueue(connection, [Due(item.run_id, item.label, item.lock, row[0] + timedelta(seconds=seconds))])
     return True
+
+
+def is_held(connection: Connection, turn: Turn) -> bool:
+    """Whether this start counts still; within a transaction it does so to the end of it. Raises ServerError."""
+    with translated():
+        return connection.execute(_HOLD, [turn.submission.run_id, turn.epoch]).fetchone() is not None
 
 
 def admit(connection: Connection, run_id: str) -> None:
@@ -155,10 +164,27 @@ def admit(connection: Connection, run_id: str) -> None:
         enqueue(connection, [Due(item.run_id, item.label, item.lock)])
 
 
+def give_back(connection: Connection, run_id: str) -> None:
+    """Puts a run that was not claimed into the queue again, for another worker or for later. Raises ServerError."""
+    item = submission(connection, run_id)
+    if item is None:
+        return
+    with translated(), connection.transaction():
+        row = connection.execute("SELECT clock_timestamp()").fetchone()
+        assert row is not None
+        enqueue(connection, [Due(run_id, item.label, item.lock, row[0] + timedelta(seconds=1))])
+
+
 def settle(connection: Connection, run_id: str | None = None) -> None:
     """Marks as over what the audit has the end of: one run, or all. Raises ServerError."""
     with translated():
         connection.execute(_CLOSED, [run_id])
+
+
+def ask_to_end(connection: Connection, run_id: str, by: str) -> None:
+    """Writes down who first asked for the end of a run: whoever has it next heeds it. Raises ServerError."""
+    with translated():
+        connection.execute("UPDATE runbook_fleet.turns SET stop = $2 WHERE run_id = $1 AND stop IS NULL", [run_id, by])
 
 
 def see(connection: Connection, run_id: str, epoch: int) -> bool:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from runbook import __version__
 from runbook.database.connect import Connection, ServerError, translated
 from runbook.fleet.adopt import Here
-from runbook.fleet.crew import Crew, News
+from runbook.fleet.crew import Crew, News, trouble_with
 from runbook.fleet.desk import Desk
 from runbook.fleet.queue import SILENT, TURN, queue_of
-from runbook.fleet.rescue import EVERY, look_after
+from runbook.fleet.rescue import Rescue
 from runbook.fleet.schedules import Tick, fire_due
 from runbook.fleet.schema import prepare
 from runbook.fleet.turns import Submission, insert
@@ -47,6 +47,10 @@ SELECT EXISTS (SELECT FROM seen)
 """
 
 
+class Unwell(RunbookError):
+    """A worker's host can take no runs."""
+
+
 class Worker:
     """Works until it is asked to end; then it takes no more runs, and waits for those that it has.
 
@@ -66,15 +70,19 @@ class Worker:
         self.here, self.labels, self.concurrency = here, list(labels), concurrency
         self._tell, self._say, self._until_empty = tell, say, until_empty
         self._desk, self._rescue_desk = Desk(here.url, NAME), Desk(here.url, "runbook rescue")
-        self._crew = Crew(here, self._desk, tell)
+        self._crew = Crew(here, self._desk, concurrency, tell, self._unwell)
+        self._rescue = Rescue(here)
+        self._trouble = ""
         self._asked = 0
         self._queue: Any = None
-        self._room = asyncio.Semaphore(concurrency)
         self._jobs: set[asyncio.Task[Any]] = set()
         self._missed = 0  # how often the server had been missed when the queue was begun
 
     async def run(self) -> None:
-        """Works. Raises NoFleet, AuditError or ServerError where it cannot begin."""
+        """Works. Raises NoFleet, AuditError or ServerError where it cannot begin, Unwell where it can go on no longer."""
+        trouble = trouble_with(self.here.project)
+        if trouble:
+            raise Unwell(trouble)
         await self._desk.ask(prepare)
         self._crew.worker = await self._desk.ask(self._register)
         self._say(
@@ -96,6 +104,8 @@ class Worker:
                 await self._desk.ask(lambda connection: self._seen(connection, "ended"))
             self._desk.close()
             self._rescue_desk.close()
+        if self._trouble:
+            raise Unwell(self._trouble)
 
     def _what(self) -> str:
         labels = f"runs without a label, and with {' or '.join(self.labels)}" if self.labels else "runs without a label"
@@ -112,6 +122,13 @@ class Worker:
         else:
             self._say(f"ends {self._crew.size} runs")
             self._crew.stop()
+
+    def _unwell(self, trouble: str) -> None:
+        """This host can take no run: whoever supervises the worker may start it again."""
+        self._trouble = trouble
+        if not self._asked:
+            self._say(trouble)
+            self._end()
 
     # --- the queue ----------------------------------------------------------------------------------------------
 
@@ -132,6 +149,7 @@ class Worker:
                 continue
             if self._until_empty and away == self._desk.away:
                 await self._crew.empty()
+                await self._look_once()
                 if not await self._desk.ask(self._waiting):
                     return
                 await asyncio.sleep(1)
@@ -183,8 +201,7 @@ class Worker:
         assert job is not None
         self._jobs.add(job)
         try:
-            async with self._room:  # runs that outlived their job count as well
-                await asyncio.shield(self._crew.begin(run_id, waited))
+            await asyncio.shield(self._crew.begin(run_id, waited))
         finally:
             self._jobs.discard(job)
 
@@ -252,13 +269,16 @@ class Worker:
     async def _look_after(self) -> None:
         """Looks after runs whose worker is gone."""
         while True:
-            try:
-                for news in await self._rescue_desk.ask(lambda connection: list(look_after(connection, self.here))):
-                    self._tell(news)
-            except RunbookError as error:
-                if not getattr(error, "lost", False):
-                    self._say(f"cannot look after stalled runs: {error}")
-            await asyncio.sleep(EVERY)
+            await self._look_once()
+            await asyncio.sleep(self._rescue.pause)
+
+    async def _look_once(self) -> None:
+        try:
+            for news in await self._rescue_desk.ask(lambda connection: list(self._rescue.look_after(connection))):
+                self._tell(news)
+        except (RunbookError, OSError) as error:
+            if not getattr(error, "lost", False):
+                self._say(f"cannot look after stalled runs: {error}")
 
 
 def fire(connection: Connection) -> list[Tick]:

@@ -80,6 +80,15 @@ def to_data(value: Any) -> Any:
     return _text(as_text(value))
 
 
+def whole(value: Any) -> Any:
+    """`value` exact and made of JSON's types like `to_data`, but of any length: what is to be acted on, not only recorded."""
+    if isinstance(value, Mapping):
+        return {as_text(key): whole(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [whole(item) for item in value]
+    return value if isinstance(value, str) else to_data(value)
+
+
 def _text(value: str) -> str:
     text = value.encode("utf-8", "backslashreplace").decode() if not value.isascii() else str(value)
     dropped = len(text) - MAX_TEXT

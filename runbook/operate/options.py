@@ -13,10 +13,12 @@ from runbook.language.load import Marks
 
 
 class Submitted(NamedTuple):
-    """A run that was asked for elsewhere: its id, the epoch of this start of it, and the circumstances that its record tells."""
+    """A run that was asked for elsewhere: its id, the epoch of this start of it, its lock as it was submitted, and the
+    circumstances that its record tells."""
 
     run_id: str
     epoch: int
+    lock: str
     circumstances: Mapping[str, Any]
 
 

@@ -22,6 +22,11 @@ from runbook.records.journal import Line
 _SQL = Path(__file__).parent / "sql"
 STATEMENT_MS = 60_000
 LOCK_MS = 30_000
+# What a session holds must not outlive its client by long: neither one that sleeps in a transaction nor one whose host is gone.
+MORTAL = (
+    "SET idle_in_transaction_session_timeout = '60s'; SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5;"
+    " SET tcp_keepalives_count = 3"
+)
 _MIGRATION_LOCK = 0x72756E626F6F6B
 # A session that has waited for an advisory lock may still believe that a schema is not there which was made meanwhile.
 FRESH_LOOK = "LOCK TABLE pg_namespace IN ACCESS SHARE MODE"
@@ -124,7 +129,11 @@ class Audit:
         self._pass_fence(connection)
         opens = lines[0].event.kind == "run.opened"
         db_role = insert_run(connection, {**run._asdict(), "epoch": epoch}) if opens else ""
-        if opens and not db_role and (1, lines[0].hash) not in connection.execute(queries()["event_hashes"], [run.run_id]):
+        if (
+            opens
+            and not db_role
+            and (1, lines[0].hash) not in connection.execute(queries()["event_hashes"], [run.run_id])
+        ):
             raise ServerError("the audit has this run already, as somebody else began it")
         connection.execute(queries()["insert_events"], [run.run_id, epoch, *columns_of(lines)])
         if db_role:
@@ -210,7 +219,7 @@ class Audit:
         assert self._connection is not None
         with translated():
             self._connection.execute(
-                f"SET statement_timeout = {STATEMENT_MS}; SET lock_timeout = {LOCK_MS};"
+                f"SET statement_timeout = {STATEMENT_MS}; SET lock_timeout = {LOCK_MS}; {MORTAL};"
                 " SET default_transaction_isolation = 'read committed'"  # the chain's newest entry is read behind its lock
             )
 

@@ -44,6 +44,7 @@ def import_run(
     with translated():
         connection.execute("SET default_transaction_isolation = 'read committed'")
     with translated(), connection.transaction():
+        _pass_turn(connection, record, lines)
         _compare(connection, record["run"]["id"], lines)
         own = _row(record)
         db_role = insert_run(connection, own)
@@ -53,6 +54,17 @@ def import_run(
         for row in rows:
             execute_dumped(connection, row)
         return add_closing(connection, run, lines[-1], trouble), False
+
+
+def _pass_turn(connection: Connection, record: Record, lines: Sequence[Line]) -> None:
+    """Of a submitted run, only the start that has begun it may be imported, or that whose turn it is. Raises Superseded."""
+    submitted, run_id = record["circumstances"].get("submitted"), record["run"]["id"]
+    if not submitted or connection.execute("SELECT to_regclass('runbook_fleet.turns')").fetchone() == (None,):
+        return
+    turn = connection.execute(queries()["turn"], [run_id]).fetchone()  # from here on nobody makes another start
+    first = next((digest for seq, digest in connection.execute(queries()["event_hashes"], [run_id]) if seq == 1), "")
+    if first != lines[0].hash and (first or (turn and turn[0] != submitted.get("epoch"))):
+        raise Superseded("the run was given up before it began, and started again")
 
 
 def add_lines(connection: Connection, record: Record, lines: Sequence[Line]) -> tuple[str, bool]:

@@ -19,10 +19,10 @@ CREATE TABLE runbook_fleet.submissions (
     runbook      text NOT NULL,        -- its name
     file         text NOT NULL,        -- its place, relative to the project
     sha256       text NOT NULL REFERENCES runbook_fleet.files,
-    files        jsonb NOT NULL,       -- what it reads: place relative to the project -> hash
-    params       jsonb NOT NULL,
+    files        json NOT NULL,        -- what it reads: place relative to the project -> hash
+    params       json NOT NULL,        -- json, which keeps every digit and the order of keys
     varied       text[] NOT NULL,      -- the params that the matrix varies
-    options      jsonb NOT NULL,       -- operator, note, strict, overrides, consent
+    options      json NOT NULL,        -- operator, note, strict, overrides, consent
     label        text NOT NULL,        -- of the workers that may take it; empty: any
     lock         text NOT NULL,
     rerun        boolean NOT NULL,
@@ -83,12 +83,12 @@ CREATE TABLE runbook_fleet.schedules (
     name       text PRIMARY KEY,       -- the runbook's
     file       text NOT NULL,
     sha256     text NOT NULL REFERENCES runbook_fleet.files,
-    files      jsonb NOT NULL,
+    files      json NOT NULL,
     cron       text NOT NULL,
     timezone   text NOT NULL,
-    params     jsonb NOT NULL,
+    params     json NOT NULL,
     on_overlap text NOT NULL CHECK (on_overlap IN ('skip', 'queue')),
-    options    jsonb NOT NULL,
+    options    json NOT NULL,
     label      text NOT NULL,
     lock       text NOT NULL,
     rerun      boolean NOT NULL,

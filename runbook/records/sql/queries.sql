@@ -40,6 +40,9 @@ SELECT epoch = $2 FROM runbook.leases WHERE lock = $1 FOR SHARE
 -- name: turn_fence
 SELECT epoch = $2 AND state = 'running' FROM runbook_fleet.turns WHERE run_id = $1 FOR SHARE
 
+-- name: turn
+SELECT epoch FROM runbook_fleet.turns WHERE run_id = $1 FOR SHARE
+
 -- name: end_lease
 UPDATE runbook.leases SET epoch = epoch + 1, heartbeat = 'epoch' WHERE lock = $1 AND run_id = $2
 
