@@ -95,7 +95,8 @@ class Audit:
         connection = self._ready()
         migrate(connection)
         values = [identity.lock, identity.run_id, identity.host, identity.pid, identity.operator]
-        with translated():
+        with translated(), connection.transaction():
+            self._pass_turn(connection, identity.run_id)
             row = connection.execute(queries()["take_lease"], values).fetchone()
         assert row is not None
         self._identity, self.epoch, self.unclosed = identity, row[0], row[1] or ""
@@ -149,12 +150,15 @@ class Audit:
         row = connection.execute(queries()["fence"], [self._identity.lock, self.epoch]).fetchone()
         if row is None or not row[0]:
             raise ServerError("another run has taken this lock since: nothing more is written under the old one")
-        if self._turn is not None:
-            row = connection.execute(queries()["turn_fence"], [self._identity.run_id, self._turn]).fetchone()
-            if row is None or not row[0]:
-                raise ServerError(
-                    "this run was given up, and its turn to another: nothing more is written under the old one"
-                )
+        self._pass_turn(connection, self._identity.run_id)
+
+    def _pass_turn(self, connection: Connection, run_id: str) -> None:
+        """Of a submitted run, nobody makes another start before this transaction ends. Raises ServerError where somebody did."""
+        if self._turn is None:
+            return
+        row = connection.execute(queries()["turn_fence"], [run_id, self._turn]).fetchone()
+        if row is None or not row[0]:
+            raise ServerError("this start of the run was given up: nothing more is written under it")
 
     def close_run(
         self, closing: Mapping[str, Any], statements: list[tuple[str, list[Any]]], trouble: str = ""

@@ -89,11 +89,16 @@ def test_a_run_whose_host_is_gone_is_lost_and_done_again_where_that_is_allowed(f
     fleet.worker(folder=fleet.folder / "host-b")
     assert fleet.verdicts([run]) == ["lost"]
     assert time.monotonic() - killed < 40
-    (again,) = until(lambda: fleet.database.rows("SELECT run_id FROM runbook_fleet.submissions WHERE earlier IS NOT NULL"))[0]
+    (again,) = until(
+        lambda: fleet.database.rows("SELECT run_id FROM runbook_fleet.submissions WHERE earlier IS NOT NULL")
+    )[0]
     assert fleet.verdicts([again]) == ["passed"]
     assert fleet.value("SELECT count(*) FROM items") == 1
     record = fleet.call("show", again, "--json").document
-    assert (record["circumstances"]["submitted"]["attempt"], record["circumstances"]["submitted"]["earlier"]) == (2, run)
+    assert (record["circumstances"]["submitted"]["attempt"], record["circumstances"]["submitted"]["earlier"]) == (
+        2,
+        run,
+    )
     assert fleet.call("audit", "verify").code == 0
 
 
