@@ -36,6 +36,7 @@ def exit_code(error: BaseException) -> int:
         "NoSuchRemedy": USAGE,
         "NotRehearsed": BLOCKED,
         "TooManyRows": BLOCKED,
+        "TooMany": USAGE,
         "Locked": LOCKED,
         "StoppedWaiting": CANCELLED,
     }

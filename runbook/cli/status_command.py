@@ -115,7 +115,10 @@ def _facts(seen: Seen, run: Any) -> list[str]:
         lines.append(f"end it: runbook recover {run['id']}")
     if seen.trouble:
         lines.append(f"not closed: {seen.trouble}")
-    if run["verdict"] == "lost" and seen.resumable:
+    submitted = seen.record["circumstances"].get("submitted") if seen.record else None
+    if run["verdict"] == "lost" and submitted and submitted.get("rerun"):
+        lines.append("its runbook says `rerun: true`: a worker does it again, up to three times (runbook fleet)")
+    elif run["verdict"] == "lost" and seen.resumable:
         lines.append(f"go on with it: runbook exec --resume {run['id']}")
     if seen.record and seen.record["notifications"]:
         from runbook.operate.notify import told_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -29,7 +30,7 @@ _SHOWN = 20  # runs that are named one by one
 @click.option(
     "--matrix", multiple=True, metavar="NAME=A,B,C", help="A run for each value; with more, for each combination."
 )
-@click.option("--at", metavar="TIME", help="Not before: 2026-12-24T03:00+01:00, 03:00, or 'in 2h'.")
+@click.option("--at", metavar="TIME", help="Not before: 2026-12-24T03:00+01:00, 03:00 (local), or 'in 2h'.")
 @label_option("Only for workers with this label.")
 @database_option("Server of the audit and the queue; `embedded` for the private one.")
 @click.option("--operator", metavar="NAME", help="Who asks for it. Default: the user of the operating system.")
@@ -68,7 +69,7 @@ def _submit(runbook: Runbook, given: Mapping[str, Any]) -> tuple[Accepted, dict[
     asked = Asked(
         databases=databases,
         label=given["label"],
-        at=_moment(given["at"]) if given["at"] else None,
+        at=_moment(given["at"]) if given["at"] is not None else None,
         operator=given["operator"] or "",
         note=given["note"],
         strict=given["strict"],
@@ -110,22 +111,31 @@ def _matrix(runbook: Runbook, given: tuple[str, ...], params: Mapping[str, Any])
 
 
 def _moment(text: str) -> datetime:
-    """What `--at` means: a time with its zone, a time of day in this machine's zone, or `in 2h`."""
-    if text.startswith("in "):
-        from runbook.language.fields import seconds
-
-        try:
-            return datetime.now(UTC) + timedelta(seconds=float(seconds(text[3:].strip())))
-        except ValueError as error:
-            raise click.UsageError(f"--at {text}: {error}") from None
+    """What `--at` means: a time with its zone, a time of day in this machine's zone, or `in 2h`. It lies in the future."""
+    cure = "write 2026-12-24T03:00+01:00, 03:00 (in this machine's zone), or 'in 1h30m'"
     try:
-        if len(text) <= 8 and ":" in text:
+        if text.startswith("in"):
+            moment = datetime.now(UTC) + timedelta(seconds=_wait(text[2:].strip()))
+        elif re.fullmatch(r"\d{1,2}:\d{2}", text):
             today = datetime.combine(datetime.now().date(), datetime.strptime(text, "%H:%M").time()).astimezone()
-            return today if today > datetime.now(UTC) else today + timedelta(days=1)
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.UsageError(f"--at {text}: write 2026-12-24T03:00+01:00, 03:00, or 'in 2h'") from None
-    return moment if moment.tzinfo else moment.astimezone()
+            moment = today if today > datetime.now(UTC) else today + timedelta(days=1)
+        else:
+            moment = datetime.fromisoformat(text)
+            moment = moment if moment.tzinfo else moment.astimezone()
+    except (ValueError, OverflowError):
+        raise click.UsageError(f"--at {text}: {cure}") from None
+    if moment < datetime.now(UTC) - timedelta(seconds=1):
+        raise click.UsageError(f"--at {text}: {moment:%Y-%m-%d %H:%M %Z} has passed; leave out --at to have it run now")
+    return moment
+
+
+def _wait(text: str) -> float:
+    """Seconds in `1h30m`. Raises ValueError."""
+    from runbook.language.fields import LONGEST, seconds
+
+    if not re.fullmatch(r"(\d+(\.\d+)?(s|m|h|d))+", text) or seconds(text) > LONGEST:
+        raise ValueError(text)
+    return seconds(text)
 
 
 def _tell(accepted: Accepted, as_json: bool) -> None:
@@ -138,7 +148,7 @@ def _tell(accepted: Accepted, as_json: bool) -> None:
     count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
     lines = [f"submitted {count} to {accepted.target}"]
     if runs and runs[0].due_at:
-        lines[0] += f", not before {runs[0].due_at.astimezone():%Y-%m-%d %H:%M %Z}"
+        lines[0] += f", not before {runs[0].due_at.astimezone():%Y-%m-%d %H:%M:%S %Z}"
     for item in runs[:_SHOWN]:
         varied = " ".join(f"{name}={dumps(item.params[name])}" for name in item.varied)
         lines.append(f"  {item.run_id}  {varied}".rstrip())

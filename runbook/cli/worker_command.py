@@ -40,9 +40,10 @@ def command(
 ) -> None:
     """Take submitted runs from the queue and execute each as `exec` does, in a process of its own.
 
-    The queue lies beside the audit: in the database of FILE's, or of the project's runbooks. SIGTERM or Ctrl-C: takes no more
-    runs and waits for those under way; a second one ends them, with their records complete. Every worker also concludes the
-    runs of workers that died. Exit codes: 0, 6 where the queue cannot be reached at the start.
+    The queue lies beside the audit: in the database of FILE's, or of the project's runbooks. SIGTERM, Ctrl-C or a closed
+    terminal: takes no more runs and waits for those under way; a second one ends them, with their records complete. Every
+    worker also concludes the runs of workers that died. Exit codes: 0, 6 where the queue cannot be reached at the start or
+    no run can be recorded here.
     """
     from runbook.fleet.adopt import Here
     from runbook.fleet.place import place_of

@@ -177,12 +177,14 @@ class Crew:
         record = self._closed(folder)
         if record is not None:
             settle(connection, item.run_id)
-            return News("ended", item.run_id, item.runbook, str(record["run"]["verdict"]))
+            run = record["run"]
+            because = f": {run['because']}" if run["verdict"] != "passed" and run.get("because") else ""
+            return News("ended", item.run_id, item.runbook, f"{run['verdict']}{because}")
         with connection.transaction():
             if not is_held(connection, turn):
                 return None  # it was given up meanwhile, and is somebody else's
         clear(folder)
-        because = words.splitlines()[-1] if words else f"its process ended with {code}"
+        because = _reason(words) or f"its process ended with {code}"
         if code == LOCKED or self._stopping:
             because = "its worker was told to end before it began" if self._stopping else because
             requeue(connection, turn, because, LOCK_AGAIN, failed=False)
@@ -207,6 +209,13 @@ class Crew:
         conclude_unbegun(connection, self._here, turn, verdict, because)
         settle(connection, item.run_id)
         return News("ended", item.run_id, item.runbook, f"{verdict}: {because.splitlines()[0] if because else ''}")
+
+
+def _reason(words: str) -> str:
+    """The line of what a process said last that tells why, without the cures that follow it."""
+    lines = [line for line in words.splitlines() if line.strip()]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (told or lines or [""])[-1].strip()
 
 
 def trouble_with(project: Path) -> str:

@@ -57,7 +57,7 @@ class Turn(NamedTuple):
         """What its run is to know of it."""
         item = self.submission
         told: dict[str, Any] = {"by": item.operator, "host": item.host, "at": _iso(item.submitted_at)}
-        told |= {"experiment": item.experiment, "varied": list(item.varied), "label": item.label}
+        told |= {"experiment": item.experiment, "varied": list(item.varied), "label": item.label, "rerun": item.rerun}
         told |= {"attempt": item.attempt, "earlier": item.earlier, "schedule": item.schedule, "tick": _iso(item.tick)}
         return Submitted(item.run_id, self.epoch, item.lock, {**told, "epoch": self.epoch})
 

@@ -90,7 +90,7 @@ class Worker:
         )
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda loop, context: None)  # of jobs of a queue whose server was away
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._end)
         sides = [asyncio.create_task(side()) for side in (self._live, self._look_after)]
         try:

@@ -204,7 +204,8 @@ def note_lines(record: Record) -> list[str]:
 def _belief(record: Record) -> list[str]:
     run = record["run"]
     ended = "nobody saw it end" if run["verdict"] == "lost" else f"exit code {run['exit_code']}"
-    lines = ["---", "", "## Verdict", f"**{run['verdict']}** ({ended})", ""]
+    told = f"**{run['verdict']}** ({ended})" if run["verdict"] else "none yet: the run has not ended"
+    lines = ["---", "", "## Verdict", told, ""]
     if run.get("because"):
         lines += [plain(run["because"]), ""]
     for item in run.get("left", []):
