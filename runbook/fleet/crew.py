@@ -124,7 +124,7 @@ class Crew:
             self._tell(News("started", run_id, turn.submission.runbook, _params(turn)))
             began = time.monotonic()
             code, words = await self._process(turn)
-            news = await self._patiently(lambda connection: self._after(connection, turn, code, words))
+            news = await self._after(turn, code, words)
             if news is not None:
                 self._tell(news._replace(seconds=time.monotonic() - began))
         finally:
@@ -168,22 +168,30 @@ class Crew:
                 return News("refused", "", "", str(error))
             await asyncio.sleep(1)
 
-    def _after(self, connection: Connection, turn: Turn, code: int, words: str) -> News | None:
+    async def _after(self, turn: Turn, code: int, words: str) -> News | None:
         """What is left to do when the process of a run has ended."""
         item = turn.submission
         folder = self._here.folder(item.run_id)
         if running(folder):
             return None  # somebody else concludes it at this moment
-        record = self._closed(folder)
-        if record is not None:
-            settle(connection, item.run_id)
-            run = record["run"]
-            because = f": {run['because']}" if run["verdict"] != "passed" and run.get("because") else ""
-            return News("ended", item.run_id, item.runbook, f"{run['verdict']}{because}")
+        try:
+            record = await asyncio.to_thread(self._closed, folder)
+        except (RunbookError, OSError) as error:
+            return News("refused", item.run_id, item.runbook, str(error))
+        if record is None:
+            return await self._patiently(lambda connection: self._not_begun(connection, turn, code, words))
+        await self._patiently(lambda connection: settle(connection, item.run_id))
+        run = record["run"]
+        because = f": {run['because']}" if run["verdict"] != "passed" and run.get("because") else ""
+        return News("ended", item.run_id, item.runbook, f"{run['verdict']}{because}")
+
+    def _not_begun(self, connection: Connection, turn: Turn, code: int, words: str) -> News | None:
+        """What becomes of a run whose process ended before the run began."""
+        item = turn.submission
         with connection.transaction():
             if not is_held(connection, turn):
                 return None  # it was given up meanwhile, and is somebody else's
-        clear(folder)
+        clear(self._here.folder(item.run_id))
         because = _reason(words) or f"its process ended with {code}"
         if code == LOCKED or self._stopping:
             because = "its worker was told to end before it began" if self._stopping else because

@@ -13,7 +13,7 @@ from runbook.database.connect import Connection, ServerError, connect, translate
 from runbook.fleet.adopt import Here, conclude_unbegun, copy_journal, has_begun, runbook_here
 from runbook.fleet.crew import News
 from runbook.fleet.queue import Due, enqueue, finish, put_back, stalled
-from runbook.fleet.turns import ATTEMPTS, FAILURES, Submission, Turn, insert, requeue, settle, submission
+from runbook.fleet.turns import ATTEMPTS, Submission, Turn, insert, requeue, settle, submission
 from runbook.language.problems import RunbookError
 from runbook.operate.alive import running
 from runbook.operate.circumstances import host
@@ -28,6 +28,7 @@ from runbook.records.imports import end_sessions
 
 EVERY = 10.0  # seconds between two looks
 SOON = 5.0  # the same, while a run is suspected
+DEATHS = 10  # of a run's process before the run has begun; then it may be the run that kills its workers
 STALE = 10.0  # seconds without a sign of life after which a run is suspected
 
 _STALE = """
@@ -175,11 +176,11 @@ def _conclude(connection: Connection, here: Here, item: Submission, stale: _Stal
 def _start_again(connection: Connection, here: Here, turn: Turn) -> Iterator[News]:
     """A run whose process died before it began has done nothing, and may be started again; a few times."""
     item, because = turn.submission, turn.because or "its process died before it began"
-    if turn.failures + 1 < FAILURES:
+    if turn.failures + 1 < DEATHS:
         if requeue(connection, turn, because, 0.0, failed=True):
             yield News("waits", item.run_id, item.runbook, because)
         return
-    conclude_unbegun(connection, here, turn, "errored", f"{because} ({FAILURES} starts came to nothing)")
+    conclude_unbegun(connection, here, turn, "errored", f"{because} ({DEATHS} starts came to nothing)")
     settle(connection, item.run_id)
     yield News("ended", item.run_id, item.runbook, f"errored: {because}")
 

@@ -13,7 +13,7 @@ from runbook.language.values import dumps, whole
 from runbook.operate.circumstances import host
 from runbook.operate.options import Submitted
 
-FAILURES = 3  # starts that may come to nothing, before the run has begun
+FAILURES = 3  # starts that may end by themselves before the run has begun
 ATTEMPTS = 3  # of a runbook that says `rerun: true`
 
 

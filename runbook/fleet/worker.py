@@ -11,6 +11,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
 from runbook import __version__
 from runbook.database.connect import Connection, ServerError, translated
 from runbook.fleet.adopt import Here
@@ -142,7 +144,7 @@ class Worker:
             try:
                 async with self._app().open_async() as app:
                     await self._take_from(app)
-            except (ConnectorException, OSError) as error:
+            except (ConnectorException, psycopg.Error, OSError) as error:
                 if not self._asked:
                     self._say(f"the queue is away ({_first(error)}): trying again")
                     await asyncio.sleep(1)
