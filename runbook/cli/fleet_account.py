@@ -83,22 +83,39 @@ def _queue(queue: dict[str, Any]) -> Iterator[Line]:
         yield [("Queue: empty", "bold")]
         return
     yield [("Queue", "bold")]
-    head = ("label", "waiting", "oldest", "workers", "later", "next")
+    head = ("label", "waiting", "behind lock", "oldest", "workers", "later", "next")
     yield from _table(head, [_label(item) for item in labels])
     for item in labels:
         if item["cure"]:
-            count = item["waiting"] + item["later"]
-            runs = f"{count} run{'s wait' if count > 1 else ' waits'}"
-            what = f"label `{item['label']}`" if item["label"] else "any worker"
-            yield [(f"  ! {runs} for {what}, and there is none", "lost")]
-            yield [(f"    start one: {item['cure']}", "lost")]
+            yield [(f"  ! {_left(item)}, and there is none", "lost")]
+            yield [(f"    start one with `{item['cure']}`", "lost")]
+
+
+def _left(item: Waiting) -> str:
+    """What no worker takes, in the numbers of the table."""
+    now, later = item["waiting"], item["later"]
+    told = [f"{now} run{' waits' if now == 1 else 's wait'}"] if now else []
+    if later:
+        runs = "" if now else " run" if later == 1 else " runs"
+        told.append(f"{later}{runs} come{'s' if later == 1 else ''} later")
+    what = f"a worker with label `{item['label']}`" if item["label"] else "any worker"
+    return f"{' and '.join(told)} for {what}"
 
 
 def _label(item: Waiting) -> Row:
     oldest = "" if item["waited"] is None else span_text(item["waited"])
     following = "" if item["until"] is None else f"in {span_text(item['until'])}"
     workers = str(item["workers"] or "none")
-    cells = (item["label"] or "(any)", str(item["waiting"]), oldest, workers, str(item["later"] or ""), following)
+    locked = str(item["locked"] or "")
+    cells = (
+        item["label"] or "(any)",
+        str(item["waiting"]),
+        locked,
+        oldest,
+        workers,
+        str(item["later"] or ""),
+        following,
+    )
     return cells, "lost" if item["cure"] else ""
 
 
@@ -111,7 +128,7 @@ def _running(runs: Sequence[Running], width: int) -> Iterator[Line]:
         return
     yield [(f"Running: {len(runs)}", "bold")]
     for run in runs:
-        params = " ".join(f"{name}={as_text(value)}" for name, value in run["params"].items())
+        params = " ".join(f"{name}={as_text(value)}" for name, value in _telling(run).items())
         again = f" (attempt {run['attempt']})" if run["attempt"] > 1 else ""
         yield [(f"  {run['run']}", "now"), (f"  {fit(visible(run['runbook']), WIDEST)}{again} {params}".rstrip(), "")]
         yield [("    ", ""), *_doing(run)]
@@ -119,6 +136,10 @@ def _running(runs: Sequence[Running], width: int) -> Iterator[Line]:
             yield [(f"    asked to stop by {run['stop']}", "warning")]
         if run["silent"]:
             yield [(f"    no sign of life for {span_text(run['seen'])}", "lost")]
+
+
+def _telling(run: Running) -> dict[str, Any]:
+    return {name: run["params"].get(name) for name in run["shown"]}
 
 
 def _doing(run: Running) -> Line:

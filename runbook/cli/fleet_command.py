@@ -33,12 +33,15 @@ WIDTH = 120  # characters where there is no terminal to measure
 _BEGIN = (
     "no fleet here yet: submit runs with `runbook submit FILE`, and start `runbook worker` on each machine that is to run some",
     "one that is elsewhere: name its audit with --database URL, or keep a runbook that leads there in runbooks/",
+    "workers started here with --database are seen with the same --database",
 )
 
 
 @click.command("fleet", short_help="Workers, queue and runs of all hosts.")
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
-@click.option("--all", "every", is_flag=True, help="Also the workers that ended within the last hour.")
+@click.option(
+    "--all", "every", is_flag=True, help="Also the workers that ended, or were last seen, within the last hour."
+)
 @database_option("Where the audit lies. Default: wherever the project's runbooks say.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document; with --watch a line a look.")
 def command(watch: bool, every: bool, databases: tuple[str, ...], as_json: bool) -> None:
@@ -46,9 +49,10 @@ def command(watch: bool, every: bool, databases: tuple[str, ...], as_json: bool)
 
     It asks the audits that the project's runbooks name, from any host, and only reads. --json: {"fleets": [...], "problems":
     [...]}, each fleet with database, workers [{id, host, pid, labels, running, concurrency, state, since, seen_at, silent, ...}],
-    queue {waiting, later, labels [{label, waiting, oldest, later, next, workers, cure}]}, running [{run, runbook, params, host,
-    since, elapsed, stage, step, progress, attempt, stop, silent, ...}], recent {verdict: count}, schedules [{name, cron,
-    timezone, next_tick, enabled}]. Times are UTC, lengths are seconds. Exit codes: 0, 6 where an audit did not answer.
+    queue {waiting, locked, later, labels [{label, waiting, locked (of these), oldest, later, next, workers, cure}]}, running
+    [{run, runbook, params, shown (names), host, since, elapsed, stage, step, progress, attempt, stop, silent, ...}], recent
+    {verdict: count}, schedules [{name, cron, timezone, next_tick (null: disabled), enabled}]. Times are UTC, lengths are seconds.
+    Exit codes: 0, 6 where an audit did not answer.
     """
     with closing(_Audits(named_urls(databases), every)) as audits:
         if watch:

@@ -16,6 +16,7 @@ from runbook.cli.errors import ERRORED
 from runbook.cli.exec_command import ask
 from runbook.cli.files import database_option, database_targets, label_option, load_file, named_urls
 from runbook.language.problems import InvalidRunbook, Problem, did_you_mean
+from runbook.language.values import as_text
 from runbook.records.markdown import visible
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def command() -> None:
 @database_option(_WHERE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def list_command(databases: tuple[str, ...], as_json: bool) -> None:
-    """Every schedule: its next tick in its own time zone, its last ticks, and what became of their runs.
+    """Every schedule: its next tick in its own time zone, its params and label, its last ticks, and what became of their runs.
 
     --json: {"schedules": [{name, file, cron, timezone, params, on_overlap, enabled, changed, next_tick, until (seconds), ticks
     [{tick, outcome, run_id, because, verdict, ...}], database, ...}], "problems": [...]}, times in UTC. Exit codes: 0, 6 where an
@@ -50,7 +51,8 @@ def list_command(databases: tuple[str, ...], as_json: bool) -> None:
         found = [{**item, "database": target} for target, fleet in fleets.items() for item in listing(fleet)]
     for item in found:
         item["changed"] = _changed(item)
-        item["until"] = (item["next_tick"] - item["now"]).total_seconds()
+        item["next_tick"] = item["next_tick"] if item["enabled"] else None
+        item["until"] = (item["next_tick"] - item["now"]).total_seconds() if item["enabled"] else None
     if as_json:
         told = [_document({key: value for key, value in item.items() if key not in _NOT_GIVEN}) for item in found]
         print_document({"schedules": told, "problems": [{"message": trouble} for trouble in troubles]})
@@ -104,11 +106,20 @@ def _account(found: Schedules) -> Iterator[str]:
     for item, row in zip(found, rows, strict=True):
         cells = [cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)]
         yield "  ".join(cells) + (f"   in {item['database']}" if several else "")
+        yield from _given(item)
         if item["enabled"] and item["changed"]:
             yield f"    ! {item['file']}, or what it reads, has changed since: what runs is what was enabled"
             yield f"      put it in force: runbook schedule enable {item['file']}"
         for tick in item["ticks"]:
             yield f"    {_moment(tick['tick'], item['timezone'])}  {_outcome(tick)}"
+
+
+def _given(item: Mapping[str, Any]) -> Iterator[str]:
+    """For which workers its runs are, and with which params, where that is said at all."""
+    params = " ".join(f"{name}={as_text(value)}" for name, value in item["params"].items())
+    told = [f"label {item['label']}" if item["label"] else "", params]
+    if any(told):
+        yield f"    {'  '.join(filter(None, told))}"
 
 
 def _next(item: Mapping[str, Any]) -> str:
@@ -152,17 +163,23 @@ def enable_command(file: str, **given: Any) -> None:
     What runs is what FILE and the files that it reads are now: after a change, enable it again.
     """
     runbook = load_file(file)
+    from runbook.fleet.elsewhere import cure_of
+
     if runbook.schedule is None:
         message, hint = "this runbook has no schedule", 'schedule: {cron: "0 2 * * *", timezone: Europe/Berlin}'
         raise InvalidRunbook([Problem(runbook.document.file, 0, 0, "schedule", message, hint)])
-    first, target = _enable(runbook, runbook.schedule, given)
+    first, target, workers = _enable(runbook, runbook.schedule, given)
     shown = _moment(first, runbook.schedule.timezone)
     click.echo(visible(f"{runbook.name} is scheduled in {target}: next {shown}"), err=True)
-    click.echo("  somebody must run it: runbook worker", err=True)
+    if not workers:
+        click.echo(
+            f"  somebody must run it, and no worker is seen: start one with `{cure_of(given['label'])}`", err=True
+        )
 
 
-def _enable(runbook: Runbook, schedule: Schedule, given: Mapping[str, Any]) -> tuple[datetime, str]:
-    """The first tick, and where the schedule lies."""
+def _enable(runbook: Runbook, schedule: Schedule, given: Mapping[str, Any]) -> tuple[datetime, str, int]:
+    """The first tick, where the schedule lies, and how many workers are seen that take its runs."""
+    from runbook.fleet.elsewhere import takers
     from runbook.fleet.schedules import enable
     from runbook.language.load import bind_params
     from runbook.language.values import whole
@@ -177,7 +194,7 @@ def _enable(runbook: Runbook, schedule: Schedule, given: Mapping[str, Any]) -> t
         lock = submission_of(runbook, facts, params, "").lock
         facts |= {"name": runbook.name, "params": params, "lock": lock}
         facts |= {"cron": schedule.cron, "timezone": schedule.timezone, "on_overlap": schedule.on_overlap}
-        return enable(connection, facts, contents(runbook)), target
+        return enable(connection, facts, contents(runbook)), target, takers(connection, given["label"])
 
 
 @command.command("disable")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from runbook.language.problems import did_you_mean
 from runbook.operate.runs import NoSuchRun, all_runs, find_run, has_journal, is_run_id, project_here, runs_folder
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ class Standing(NamedTuple):
 
     `now` is the server's clock in seconds since the epoch, `closed` and `seen` are seconds since its closing and since its last
     sign of life, `due` seconds until it may begin; `takers` are workers that may take it, `before` the runs that come first.
+    `ahead` is the run that has its `lock`, on host `holds` where it runs by now: else it is queued for the same label.
     """
 
     state: str
@@ -40,6 +43,9 @@ class Standing(NamedTuple):
     due: float
     before: int
     takers: int
+    lock: str
+    ahead: str
+    holds: str
 
 
 class Elsewhere(NamedTuple):
@@ -60,7 +66,11 @@ LEFT JOIN runbook.closings c ON c.run_id = k.run_id
 LEFT JOIN runbook.leases l ON l.run_id = k.run_id AND isfinite(l.heartbeat)
 """
 _BEAT = "extract(epoch FROM clock_timestamp() - l.heartbeat)::float8"
-_ALONE = _OPEN.format(turn="'', coalesce(r.host, ''), NULL, NULL", rest=f"{_BEAT}, '', 0, 0, 0")
+_ALONE = _OPEN.format(turn="'', coalesce(r.host, ''), NULL, NULL", rest=f"{_BEAT}, '', 0, 0, 0, '', '', ''")
+_TAKERS = f"""(SELECT count(*) FROM runbook_fleet.workers w
+    WHERE w.state = 'working' AND w.seen_at > clock_timestamp() - make_interval(secs => {SILENT})
+        AND ({{label}} = '' OR {{label}} = ANY(w.labels)))"""
+UNCLOSED = "NOT EXISTS (SELECT FROM runbook.closings e WHERE e.run_id = {turn}.run_id)"
 _WITH_TURN = (
     _OPEN.format(
         turn="coalesce(t.state, ''), coalesce(nullif(t.host, ''), r.host, ''), t.stop, t.because",
@@ -68,13 +78,20 @@ _WITH_TURN = (
     coalesce(extract(epoch FROM s.due_at - clock_timestamp())::float8, 0),
     CASE WHEN t.state = 'queued' THEN (SELECT count(*) FROM runbook_fleet.turns w
         JOIN runbook_fleet.submissions o ON o.run_id = w.run_id
-        WHERE w.state = 'queued' AND o.label = s.label AND (o.due_at, o.run_id) < (s.due_at, s.run_id)) ELSE 0 END,
-    CASE WHEN t.state = 'queued' THEN (SELECT count(*) FROM runbook_fleet.workers w
-        WHERE w.state = 'working' AND w.seen_at > clock_timestamp() - make_interval(secs => {SILENT})
-            AND (s.label = '' OR s.label = ANY(w.labels))) ELSE 0 END""",
+        WHERE w.state = 'queued' AND {UNCLOSED.format(turn="w")} AND o.label = s.label
+            AND (o.due_at, o.run_id) < (s.due_at, s.run_id)) ELSE 0 END,
+    CASE WHEN t.state = 'queued' THEN {_TAKERS.format(label="s.label")} ELSE 0 END,
+    coalesce(s.lock, ''), coalesce(a.run_id, ''), coalesce(a.holds, '')""",
     )
-    + """LEFT JOIN runbook_fleet.turns t ON t.run_id = k.run_id
+    + f"""LEFT JOIN runbook_fleet.turns t ON t.run_id = k.run_id
 LEFT JOIN runbook_fleet.submissions s ON s.run_id = k.run_id
+LEFT JOIN LATERAL (
+    SELECT w.run_id, CASE WHEN w.state = 'running' THEN w.host ELSE '' END AS holds
+    FROM runbook_fleet.turns w JOIN runbook_fleet.submissions o ON o.run_id = w.run_id
+    WHERE t.state = 'queued' AND w.state <> 'over' AND o.lock = s.lock AND s.lock <> '' AND {UNCLOSED.format(turn="w")}
+        AND (w.state = 'running' OR o.label = s.label AND (o.due_at, o.run_id) < (s.due_at, s.run_id))
+    ORDER BY w.state = 'queued', o.due_at, o.run_id LIMIT 1
+) a ON true
 """
 )
 _SUBMITTED = "SELECT run_id FROM runbook_fleet.submissions"
@@ -93,15 +110,29 @@ def locate(name: str, databases: Mapping[str, str]) -> Path | Elsewhere:
     """The folder of the run that `name` means on this disk, else where it is. Raises NoSuchRun, which says where was looked."""
     try:
         return find_run(name)
-    except NoSuchRun as unknown:
-        found, tried = _search(name, databases)
-        if found is None:
-            raise NoSuchRun("; ".join([str(unknown), *tried])) from None
-        return found
+    except NoSuchRun:
+        found, looked, troubles = _search(name, databases)
+        if found is not None:
+            return found
+        here = [path.name for path in all_runs()]
+        if any(run.startswith(name) for run in here):
+            raise
+        if troubles:
+            raise NoSuchRun(_unseen(name, looked, troubles)) from None
+        none = f"there is no run `{name}` in" if here else "there are no runs in"
+        tried = [f"nor is `{name}` in {target}" for target in looked] or [NOWHERE]
+        hint = did_you_mean(name, here[-200:])
+        raise NoSuchRun("; ".join(filter(None, [f"{none} {runs_folder()}", *tried, hint]))) from None
 
 
-def _search(name: str, databases: Mapping[str, str]) -> tuple[Elsewhere | None, list[str]]:
-    """What was found, else where was looked in vain."""
+def _unseen(name: str, looked: Sequence[str], troubles: Sequence[str]) -> str:
+    """That nobody knows whether there is such a run, since an audit could not be looked into."""
+    places = " or in ".join([str(runs_folder()), *looked])
+    return f"an audit does not answer: {'; '.join(troubles)}; `{name}` may be there: it is not in {places}"
+
+
+def _search(name: str, databases: Mapping[str, str]) -> tuple[Elsewhere | None, list[str], list[str]]:
+    """What was found, in which audits was looked, and why others could not be looked into."""
     from runbook.operate.audits import open_audits
 
     here = {path.name for path in all_runs() if path.name.startswith(name)}
@@ -113,9 +144,8 @@ def _search(name: str, databases: Mapping[str, str]) -> tuple[Elsewhere | None, 
         run_id = _one(name, set(places) | here)
         if run_id in places and not has_journal(runs_folder() / run_id):
             target = places[run_id]
-            return _elsewhere(run_id, target, audits.found[target]), []
-        tried = [*(f"nor is `{name}` in {target}" for target in audits.found), *audits.troubles]
-        return None, tried or [NOWHERE]
+            return _elsewhere(run_id, target, audits.found[target]), [], []
+        return None, list(audits.found), audits.troubles
 
 
 def _one(name: str, known: set[str]) -> str:
@@ -182,11 +212,18 @@ def way_to(elsewhere: Elsewhere) -> Iterator[Callable[[], Connection]]:
 
 
 def waiting_text(run_id: str, found: Standing) -> str:
-    """Why a queued run has not begun, for people."""
-    if found.because:
+    """Why a submitted run has not begun, for people."""
+    if found.state == "running":
+        return f"run {run_id} was taken by a worker on {found.host}, and begins"
+    if found.holds and found.due <= 0:
+        why = f"run {run_id} {_behind(found, f'running on {found.holds}')}"
+    elif found.because:
         why = f"run {run_id} waits again: {found.because}"
     elif found.due > 0:
         why = f"run {run_id} may begin at {datetime.fromtimestamp(found.now + found.due).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+    elif found.ahead:
+        what = f"label {found.label}" if found.label else "any worker"
+        why = f"run {run_id} {_behind(found, f'waiting for {what}')}"
     elif found.before:
         why = f"run {run_id} is queued behind {found.before} other{'s' if found.before > 1 else ''}"
     else:
@@ -194,6 +231,19 @@ def waiting_text(run_id: str, found: Standing) -> str:
     return why if found.takers else f"{why}; no worker takes it: start one with `{cure_of(found.label)}`"
 
 
+def _behind(found: Standing, how: str) -> str:
+    return f"waits behind run {found.ahead}, which has the lock `{found.lock}` ({how})"
+
+
 def cure_of(label: str) -> str:
     """The command that starts a worker for runs with that label."""
-    return f"runbook worker --label {label}" if label else "runbook worker"
+    return f"runbook worker --label {shlex.quote(label)}" if label else "runbook worker"
+
+
+def takers(connection: Connection, label: str) -> int:
+    """How many workers are seen that take runs with that label. Raises ServerError."""
+    from runbook.database.connect import translated
+
+    with translated():
+        row = connection.execute(f"SELECT {_TAKERS.format(label='$1::text')}".encode(), [label]).fetchone()
+    return int(row[0]) if row else 0

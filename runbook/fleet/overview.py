@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypedDict
 
 from runbook.database.connect import Connection, translated
-from runbook.fleet.elsewhere import SILENT, cure_of
-from runbook.language.values import loads
+from runbook.fleet.elsewhere import SILENT, UNCLOSED, cure_of
+from runbook.language.problems import InvalidRunbook
+from runbook.language.values import dumps, loads, whole
 
 RECENT = 600  # seconds
-KEPT = 3600  # seconds for which an ended worker, or one that is not seen any more, is still told of
+GONE = 300  # seconds without a sign of life after which a worker that has no run is told of no more
+KEPT = 3600  # the same, where every worker is asked for, also those that ended
 FEW, MARGIN = 500, 50  # closings that are looked at first for the recent ones, and before them
 STATEMENT_SECONDS = 30  # in which the audit must answer
 
@@ -35,10 +38,12 @@ class Worker(TypedDict):
 
 
 class Waiting(TypedDict):
-    """What waits for workers with one label (empty: any). `cure` is what starts one, where there is none."""
+    """What waits for workers with one label (empty: any): `locked` of the `waiting` do so behind a lock, whoever has it; `later`
+    are others, whose time has not come. `cure` is what starts a worker, where there is none."""
 
     label: str
     waiting: int
+    locked: int
     oldest: str | None
     waited: float | None
     later: int
@@ -49,12 +54,15 @@ class Waiting(TypedDict):
 
 
 class Running(TypedDict):
-    """One run; `params` are those that its experiment varies, `progress` is a share of 1 of what was predicted."""
+    """One run; `shown` are the names of the params that tell it from others: those that its experiment varies, else those that
+    are not the default, else all. `progress` is a share of 1 of what was predicted.
+    """
 
     run: str
     runbook: str
     experiment: str
     params: dict[str, Any]
+    shown: list[str]
     host: str
     worker: int | None
     since: str
@@ -71,13 +79,13 @@ class Running(TypedDict):
 
 
 class Scheduled(TypedDict):
-    """A schedule; `until` is seconds to its next tick."""
+    """A schedule; `until` is seconds to its next tick, which a disabled one has not."""
 
     name: str
     cron: str
     timezone: str
-    next_tick: str
-    until: float
+    next_tick: str | None
+    until: float | None
     enabled: bool
 
 
@@ -104,29 +112,35 @@ _WORKERS = f"""
 SELECT w.id, w.host, w.pid, w.labels, coalesce(t.running, 0), w.concurrency, w.state, {_iso("w.since")}, {_age("w.since")},
     {_iso("w.seen_at")}, {_age("w.seen_at")}, w.operator, w.version
 FROM runbook_fleet.workers w
-LEFT JOIN (SELECT worker, count(*) AS running FROM runbook_fleet.turns WHERE state = 'running' GROUP BY worker) t
-    ON t.worker = w.id
+LEFT JOIN (SELECT r.worker, count(*) AS running FROM runbook_fleet.turns r
+    WHERE r.state = 'running' AND {UNCLOSED.format(turn="r")} GROUP BY r.worker) t ON t.worker = w.id
 WHERE w.state <> 'ended' AND (w.seen_at > clock_timestamp() - make_interval(secs => $1) OR t.running > 0)
-    OR $2::boolean AND w.seen_at > clock_timestamp() - make_interval(secs => $1)
+    OR $2::boolean AND w.seen_at > clock_timestamp() - make_interval(secs => $3)
 ORDER BY w.state = 'ended', w.host, w.id
 """
 _QUEUE = f"""
-WITH open AS (SELECT s.label, s.due_at, s.submitted_at, s.due_at > clock_timestamp() AS later
-    FROM runbook_fleet.turns t JOIN runbook_fleet.submissions s ON s.run_id = t.run_id WHERE t.state = 'queued'),
-labels AS (SELECT label, count(*) FILTER (WHERE NOT later) AS waiting, min(due_at) FILTER (WHERE NOT later) AS oldest,
-    count(*) FILTER (WHERE later) AS later, min(due_at) FILTER (WHERE later) AS next FROM open GROUP BY label)
-SELECT label, waiting, {_iso("oldest")}, {_age("oldest")}, later, {_iso("next")}, -{_age("next")},
+WITH open AS (SELECT t.run_id, t.state, t.because, s.label, s.lock, s.due_at, s.due_at > statement_timestamp() AS later
+    FROM runbook_fleet.turns t JOIN runbook_fleet.submissions s ON s.run_id = t.run_id
+    WHERE t.state <> 'over' AND {UNCLOSED.format(turn="t")}),
+queued AS (SELECT *, lock <> '' AND NOT later AND (
+        row_number() OVER (PARTITION BY label, lock, later ORDER BY due_at, run_id) > 1
+        OR lock IN (SELECT lock FROM open WHERE state = 'running')
+        OR position('the lock `' || lock || '` is held' IN because) > 0) AS locked
+    FROM open WHERE state = 'queued'),
+labels AS (SELECT label, count(*) FILTER (WHERE NOT later) AS waiting, count(*) FILTER (WHERE locked) AS locked,
+    min(due_at) FILTER (WHERE NOT later) AS oldest, count(*) FILTER (WHERE later) AS later,
+    min(due_at) FILTER (WHERE later) AS next FROM queued GROUP BY label)
+SELECT label, waiting, locked, {_iso("oldest")}, {_age("oldest")}, later, {_iso("next")}, -{_age("next")},
     (SELECT count(*) FROM runbook_fleet.workers w
         WHERE w.state = 'working' AND w.seen_at > clock_timestamp() - make_interval(secs => $1)
             AND (label = '' OR label = ANY(w.labels)))
 FROM labels ORDER BY label
 """
 _RUNNING = f"""
-SELECT t.run_id, s.runbook, s.experiment,
-    coalesce((SELECT jsonb_object_agg(name, s.params->name) FROM unnest(s.varied) AS name), '{{}}')::text,
+SELECT t.run_id, s.runbook, s.experiment, s.params::text, s.varied, s.sha256 || s.file || s.files::text,
     t.host, t.worker, {_iso("t.since")}, {_age("t.since")}, t.doing::text, s.attempt, nullif(t.stop, ''), {_age("t.seen_at")}
 FROM runbook_fleet.turns t JOIN runbook_fleet.submissions s ON s.run_id = t.run_id
-WHERE t.state = 'running' ORDER BY t.since, t.run_id
+WHERE t.state = 'running' AND {UNCLOSED.format(turn="t")} ORDER BY t.since, t.run_id
 """
 _RECENT = """
 SELECT c.verdict, count(*) FROM (SELECT * FROM runbook.closings ORDER BY number DESC LIMIT $2) c
@@ -139,8 +153,8 @@ SELECT max(finished_at) > clock_timestamp() - make_interval(secs => $1)
 FROM (SELECT finished_at FROM runbook.closings ORDER BY number DESC OFFSET $2 LIMIT $3) c
 """
 _SCHEDULES = f"""
-SELECT name, cron, timezone, {_iso("next_tick")}, -{_age("next_tick")}, enabled FROM runbook_fleet.schedules
-ORDER BY NOT enabled, next_tick, name
+SELECT name, cron, timezone, {_iso("tick")}, -{_age("tick")}, enabled
+FROM (SELECT *, CASE WHEN enabled THEN next_tick END AS tick FROM runbook_fleet.schedules) s ORDER BY NOT enabled, tick, name
 """
 
 
@@ -151,21 +165,23 @@ def look(connection: Connection, database: str, *, every: bool = False) -> Fleet
     """
     with translated():
         connection.execute(f"SET statement_timeout = '{STATEMENT_SECONDS}s'".encode())
-        workers = connection.execute(_WORKERS.encode(), [KEPT, every]).fetchall()
+        workers = connection.execute(_WORKERS.encode(), [GONE, every, KEPT]).fetchall()
         queue = connection.execute(_QUEUE.encode(), [SILENT]).fetchall()
         running = connection.execute(_RUNNING.encode()).fetchall()
         recent = connection.execute(_RECENT, [RECENT, _many(connection)]).fetchall()
         schedules = connection.execute(_SCHEDULES.encode()).fetchall()
     labels = [_waiting(row) for row in queue]
+    defaults = _defaults(connection, running)
     return {
         "database": database,
         "workers": [_worker(row) for row in workers],
         "queue": {
             "waiting": sum(item["waiting"] for item in labels),
+            "locked": sum(item["locked"] for item in labels),
             "later": sum(item["later"] for item in labels),
             "labels": labels,
         },
-        "running": [_running(row) for row in running],
+        "running": [_running(row, defaults) for row in running],
         "recent": {str(verdict): int(count) for verdict, count in recent},
         "schedules": [_scheduled(row) for row in schedules],
     }
@@ -204,10 +220,11 @@ def _worker(row: Sequence[Any]) -> Worker:
 
 
 def _waiting(row: Sequence[Any]) -> Waiting:
-    label, waiting, oldest, waited, later, following, until, workers = row
+    label, waiting, locked, oldest, waited, later, following, until, workers = row
     return {
         "label": label,
         "waiting": waiting,
+        "locked": locked,
         "oldest": oldest,
         "waited": _seconds(waited),
         "later": later,
@@ -218,8 +235,39 @@ def _waiting(row: Sequence[Any]) -> Waiting:
     }
 
 
-def _running(row: Sequence[Any]) -> Running:
-    run, runbook, experiment, params, host, worker, since, elapsed, doing, attempt, stop, seen = row
+def _defaults(connection: Connection, rows: Sequence[Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    """The defaults of the runbooks of those runs that no experiment varies, by the text that was submitted; not where it cannot
+    be read here. Raises ServerError.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for key, run_id in {row[5]: row[0] for row in rows if not row[4] and loads(row[3])}.items():
+        with suppress(InvalidRunbook, KeyError, ValueError):
+            found[key] = _defaults_of(connection, run_id)
+    return found
+
+
+def _defaults_of(connection: Connection, run_id: str) -> dict[str, Any]:
+    from runbook.fleet.adopt import Here, runbook_here
+    from runbook.fleet.turns import submission
+    from runbook.operate.runs import project_here
+    from runbook.operate.seen import Seen
+
+    item = submission(connection, run_id)
+    assert item is not None
+    runbook = runbook_here(connection, Here("", project_here(), {}), item, Seen())
+    known = {name: schema["default"] for name, schema in runbook.params.items() if "default" in schema}
+    return dict(loads(dumps(whole(known))))
+
+
+def _shown(params: Mapping[str, Any], varied: Sequence[str], defaults: Mapping[str, Any] | None) -> list[str]:
+    """The names of the params that tell a run from others of its runbook."""
+    if varied or defaults is None:
+        return list(varied or params)
+    return [name for name, value in params.items() if name not in defaults or defaults[name] != value]
+
+
+def _running(row: Sequence[Any], defaults: Mapping[str, Mapping[str, Any]]) -> Running:
+    run, runbook, experiment, params, varied, text, host, worker, since, elapsed, doing, attempt, stop, seen = row
     told = _told(doing)
     done = told.get("done")
     done = done if isinstance(done, dict) else {}
@@ -228,6 +276,7 @@ def _running(row: Sequence[Any]) -> Running:
         "runbook": runbook,
         "experiment": experiment,
         "params": loads(params),
+        "shown": _shown(loads(params), varied, defaults.get(text)),
         "host": host,
         "worker": worker,
         "since": since,
@@ -268,6 +317,6 @@ def _scheduled(row: Sequence[Any]) -> Scheduled:
         "cron": cron,
         "timezone": timezone,
         "next_tick": next_tick,
-        "until": _seconds(until) or 0.0,
+        "until": _seconds(until),
         "enabled": enabled,
     }

@@ -98,6 +98,25 @@ def test_where_was_looked_in_vain(arguments: tuple[str, ...], far: Host, program
     assert re.fullmatch(r"error: there are no runs in \S+; nor is `nothing-like-it` in test_\w+ on .*\n", ended.err)
 
 
+@pytest.mark.parametrize("arguments", [("logs",), ("watch", "--once"), ("stop",), ("status",)])
+def test_a_run_is_not_denied_while_an_audit_is_away(
+    arguments: tuple[str, ...], far: Host, program: Program, near: Path
+) -> None:
+    (near / ".runbook" / "runs" / "2998").mkdir(parents=True)
+    (near / ".runbook" / "runs" / "2998" / "journal.jsonl").touch()
+    away = ("--database", "db=postgresql://nobody@127.0.0.1:1/none", "--database", far.database.url)
+    ended = program(*arguments, "2999", *away, cwd=near)
+    assert ended.code == 6
+    assert re.fullmatch(
+        r"error: an audit does not answer: .*127\.0\.0\.1.*; `2999` may be there: it is not in \S+/runs or in test_.*\n",
+        ended.err,
+    ), ended.err
+    told = program(*arguments, "2999", "--database", far.database.url, cwd=near).err
+    assert re.fullmatch(
+        r"error: there is no run `2999` in \S+; nor is `2999` in test_\w+ on .*; did you mean `2998`\?\n", told
+    )
+
+
 def test_nothing_leads_to_an_audit(program: Program, near: Path) -> None:
     ended = program("logs", "run-1", cwd=near)
     assert ended.code == 6
@@ -259,8 +278,8 @@ def test_the_fleet_from_anywhere(going: Relay, far: Host, program: Program, near
     assert shown.code == 0
     for text in (
         going.run_id,
-        "1 run waits for label `gpu`, and there is none",
-        "start one: runbook worker --label gpu",
+        "1 run waits for a worker with label `gpu`, and there is none",
+        "start one with `runbook worker --label gpu`",
     ):
         assert text in shown.out, (text, shown.out)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runbook.fleet.elsewhere import Elsewhere, find_elsewhere, locate
+from runbook.fleet.elsewhere import Elsewhere, find_elsewhere, locate, waiting_text
 from runbook.fleet.mirror import MOST, mirrored
 from runbook.operate.alive import running
 from runbook.operate.runs import NoSuchRun, record_of
@@ -135,6 +135,41 @@ def test_a_queued_run_is_waited_for(far: Host, program: Program, tmp_path: Path)
     assert began.wait(10)
     assert (tmp_path / "copied").read_bytes() in (far.run / "journal.jsonl").read_bytes()
     follower.join(10)
+
+
+@pytest.mark.parametrize(
+    ("before", "turn", "given", "text"),
+    [
+        (
+            {"label": "gpu"},
+            {"state": "running", "host": "far"},
+            {},
+            "behind run run-1, which has the lock `x` (running on far)",
+        ),
+        ({"label": ""}, {}, {}, "behind run run-1, which has the lock `x` (waiting for any worker)"),
+        ({"label": "gpu"}, {}, {"label": "gpu"}, "behind run run-1, which has the lock `x` (waiting for label gpu)"),
+        ({"label": "gpu"}, {}, {}, "is queued and comes next"),
+        (
+            {"label": "gpu"},
+            {},
+            {"because": "the lock `x` is held by run 7, on far"},
+            "again: the lock `x` is held by run 7, on far",
+        ),
+    ],
+)
+def test_why_a_run_waits(
+    far: Host, before: dict[str, str], turn: dict[str, str], given: dict[str, str], text: str
+) -> None:
+    submit(far.database, "run-1", turn, lock="x", **before)
+    mine = {"because": given["because"]} if "because" in given else {}
+    submit(far.database, "run-2", mine, lock="x", label=given.get("label", ""))
+    assert text in waiting_text("run-2", found(far.database, "run-2").standing)
+
+
+def test_a_run_that_was_taken_and_has_not_begun(far: Host) -> None:
+    submit(far.database, "run-1", {"state": "running", "host": "far"})
+    text = waiting_text("run-1", found(far.database, "run-1").standing)
+    assert text == "run run-1 was taken by a worker on far, and begins"
 
 
 def test_a_run_that_came_to_nothing_is_told(far: Host) -> None:

@@ -280,6 +280,7 @@ def enabled(program: Program, write: Callable[..., Any], database: Database) -> 
     ended = program("schedule", "enable", "nightly", "--label", "big", "--operator", "anna", env=env)
     assert ended.code == 0, ended.err
     assert "nightly is scheduled in" in ended.err and ("02:30 CE" in ended.err)
+    assert ended.err.endswith("no worker is seen: start one with `runbook worker --label big`\n")
     return env
 
 
@@ -290,9 +291,19 @@ def test_a_schedule_is_enabled_listed_and_disabled(program: Program, enabled: di
     assert item["next_tick"].endswith("+00:00") and 0 < item["until"] <= 25 * 3600 and not item["changed"]
     listed = program("schedule", "list", env=enabled)
     assert listed.code == 0 and "nightly  30 2 * * *  Europe/Berlin  next " in listed.out and "02:30 CE" in listed.out
+    assert "\n    label big  day=yesterday\n" in listed.out
     assert program("schedule", "disable", "nightly", env=enabled).err.startswith("nightly is disabled in ")
     assert program("schedule", "disable", "nightly", env=enabled).err.startswith("nightly is already disabled in ")
     assert "disabled since" in program("schedule", "list", env=enabled).out
+    (item,) = program("schedule", "list", "--json", env=enabled).document["schedules"]
+    assert (item["enabled"], item["next_tick"], item["until"]) == (False, None, None)
+
+
+def test_a_worker_that_is_seen_will_run_it(program: Program, enabled: dict[str, str], database: Database) -> None:
+    columns = "(host, pid, folder, labels, concurrency, version, operator)"
+    database.run(f"INSERT INTO runbook_fleet.workers {columns} VALUES ('far', 1, '/', '{{big}}', 1, '1', 'o')")
+    assert "no worker is seen" not in program("schedule", "enable", "nightly", "--label", "big", env=enabled).err
+    assert "no worker is seen" in program("schedule", "enable", "nightly", "--label", "tape", env=enabled).err
 
 
 def test_the_list_tells_ticks_and_what_has_changed_since(
