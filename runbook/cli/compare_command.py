@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from runbook.records.comparison import Comparison, Row
 
 _LONGEST = 2000  # characters of a text in the JSON document
+# What the CSV has of an expectation beside what was measured, and the order of its columns, where 1 is all else.
+_FACTS = ("of", "predicted", "tolerance", "severity", "verdict")
+_GROUPS = {"params": 0, "expectations": 2, "delta": 3, "after": 4, "postconditions": 5}
 
 
 @click.command("compare", short_help="Params against outcomes: an experiment's runs beside each other.")
@@ -31,8 +34,8 @@ _LONGEST = 2000  # characters of a text in the JSON document
 @click.option("--html", type=click.Path(path_type=Path), metavar="PATH", help="Write a page with plots.")
 def command(names: tuple[str, ...], databases: tuple[str, ...], html: Path | None, **formats: bool) -> None:
     """The runs of EXPERIMENT (what one `submit --matrix` asked for) beside each other: the params that vary, verdicts, what
-    changed and what was predicted, durations; what is the same in all of them, and which circumstances differ. Instead of an
-    experiment, two runs or more.
+    changed and what was predicted, durations; why runs did not pass; what is the same in all of them, and which circumstances
+    differ. Instead of an experiment, two runs or more.
 
     EXPERIMENT and RUN are an id, a unique beginning of one, or `last`. The JSON document has experiment, runbook, varied, runs,
     same, differs, counts, missing, fastest, slowest and problems. Exit codes: 0, or 6 where an audit could not be read or
@@ -57,13 +60,29 @@ def command(names: tuple[str, ...], databases: tuple[str, ...], html: Path | Non
 
 
 def _experiment(name: str, databases: tuple[str, ...]) -> tuple[Comparison, list[str]]:
-    from runbook.fleet.experiments import find_experiment
+    from runbook.fleet.experiments import NoSuchExperiment, find_experiment
     from runbook.records.comparison import Sought, compare_runs
 
-    found = find_experiment(name, named_urls(databases))
+    try:
+        found = find_experiment(name, named_urls(databases))
+    except NoSuchExperiment as unknown:
+        raise _unreached(name, databases) or unknown from None
     runs = [Sought(run.run_id, run.params, run.state, run.attempt, found.records.get(run.run_id)) for run in found.runs]
     compared = compare_runs(runs, experiment=found.id, runbook=found.runbook, varied=found.varied)
     return compared, found.troubles
+
+
+def _unreached(name: str, databases: tuple[str, ...]) -> RunbookError | None:
+    """What to say where no audit answered, so that nobody knows whether there is such an experiment; None where one did."""
+    from runbook.operate.finding import History
+
+    with History(named_urls(databases)) as history:
+        if history.audits.found or not history.troubles:
+            return None
+        asked = "any experiment" if name == "last" else f"an experiment `{name}`"
+        return RunbookError(
+            f"no audit answered, so it is not known whether there is {asked}: {'; '.join(history.troubles)}"
+        )
 
 
 def _runs(names: Sequence[str], databases: tuple[str, ...]) -> tuple[Comparison, list[str]]:
@@ -76,6 +95,8 @@ def _runs(names: Sequence[str], databases: tuple[str, ...]) -> tuple[Comparison,
         if item.trouble:
             click.echo(f"not read: {visible(item.trouble)}", err=True)
         run_id, submitted = item.record["run"]["id"], item.record["circumstances"].get("submitted") or {}
+        if run_id in runs:
+            raise click.UsageError(f"run {run_id} is named twice: compare it with another, or name its experiment")
         runs[run_id] = Sought(run_id, {}, attempts=submitted.get("attempt") or 1, record=item.record)
     return compare_runs(runs.values()), []
 
@@ -141,6 +162,7 @@ def _run(row: Row) -> dict[str, Any]:
         "params": row.params,
         "verdict": of.get("verdict"),
         "state": "over" if of.get("verdict") else row.verdict,
+        "how": row.how or None,
         "exit_code": of.get("exit_code"),
         "because": of.get("because") or "",
         "started_at": of.get("started_at"),
@@ -148,6 +170,7 @@ def _run(row: Row) -> dict[str, Any]:
         "host": of.get("host"),
         "attempts": row.attempts,
         "delta": row.record["delta"] if row.record else {},
+        "after": row.record["after"] if row.record else {},
         "expectations": {name: {fact: item.get(fact) for fact in facts} for name, item in row.expectations.items()},
         "postconditions": {
             name: {"verdict": check.get("verdict"), "result": _plain(check.get("result"))}
@@ -169,27 +192,33 @@ def _values(found: Comparison) -> Iterator[list[str]]:
     """The rows of the CSV, after their heading."""
     from runbook.language.values import as_text
 
-    own = list(dict.fromkeys([*found.varied, *(name for row in found.rows for name in row.params)]))
-    heads = [f"expectations.{name}{part}" for name in found.expectations for part in ("", ".predicted", ".verdict")]
-    checks = list(dict.fromkeys(name for row in found.rows for name in row.postconditions))
-    yield [
-        *(f"params.{name}" for name in own),
-        *("verdict", "duration", "attempts", "host", "started_at"),
-        *heads,
-        *(f"postconditions.{name}" for name in checks),
-        "run",
-    ]
-    for row in found.rows:
-        of: Any = row.record["run"] if row.record else {}
-        measured: list[Any] = []
-        for name in found.expectations:
-            item: Any = row.expectations.get(name, {})
-            measured += [item.get("actual"), item.get("predicted"), item.get("verdict")]
-        values = [
-            *(row.params.get(name) for name in own),
-            *(row.verdict, row.duration, row.attempts, of.get("host"), of.get("started_at")),
-            *measured,
-            *(row.postconditions.get(name, {}).get("verdict") for name in checks),
-            row.id,
-        ]
-        yield ["" if value is None else as_text(value) for value in values]
+    rows = [_fields(row) for row in found.rows]
+    known = dict.fromkeys([*(f"params.{name}" for name in found.varied), *(key for row in rows for key in row)])
+    heads = [*sorted(known, key=_place), "run"]
+    yield heads
+    for row, fields in zip(found.rows, rows, strict=True):
+        values = [fields.get(head) for head in heads[:-1]]
+        yield [*("" if value is None else as_text(value) for value in values), row.id]
+
+
+def _place(head: str) -> int:
+    """Where a column of the CSV stands; those of one kind stay in their order."""
+    return _GROUPS.get(head.partition(".")[0], 1)
+
+
+def _fields(row: Row) -> dict[str, Any]:
+    """What the CSV has of one run, by the headings of its columns."""
+    of: Any = row.record["run"] if row.record else {}
+    fields = {f"params.{name}": held for name, held in row.params.items()}
+    fields |= {"verdict": row.verdict, "how": row.how, "duration": row.duration, "attempts": row.attempts}
+    fields |= {name: of.get(name) for name in ("host", "started_at", "because")}
+    for name, item in row.expectations.items():
+        facts: Any = {"": item.get("actual"), **{f".{fact}": item.get(fact) for fact in _FACTS}}
+        fields |= {f"expectations.{name}{fact}": held for fact, held in facts.items()}
+    for name, item in row.measured.items():
+        if name not in row.expectations:
+            fields[f"{item.get('of')}.{name}"] = item.get("actual")
+    for name, check in row.postconditions.items():
+        fields[f"postconditions.{name}"] = check.get("verdict")
+        fields[f"postconditions.{name}.result"] = _plain(check.get("result"))
+    return fields

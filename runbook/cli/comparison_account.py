@@ -16,6 +16,7 @@ from runbook.cli.terminal import fit
 from runbook.language.values import as_text
 from runbook.records.comparison import Comparison
 from runbook.records.comparison_words import (
+    MEASURED,
     VERSION,
     Words,
     cells,
@@ -25,6 +26,7 @@ from runbook.records.comparison_words import (
     extremes,
     grid,
     headings,
+    reasons,
     title,
     warnings,
 )
@@ -36,7 +38,9 @@ _LEAST = 9  # characters that a column is cut to before one is left out
 _CUT_HASH = 12  # characters of a hash that people look at
 Style = Callable[[str, str], str]
 _WHOLE = {"verdict": 0, "took": 1, "attempts": 1, "run": 3}  # columns that are never cut, and their ranks
-_OUTCOME = 2  # the rank of expectations and postconditions
+_OUTCOME = 2  # the rank of metrics and postconditions
+_ELSEWHERE = "--json, --csv and --html have it"
+_CUT = f"what ends with … is cut for want of room; {_ELSEWHERE}"
 
 
 class _Column(NamedTuple):
@@ -69,23 +73,43 @@ def account(found: Comparison, room: int, *, coloured: bool) -> Iterator[str]:
     rows = [cells(found, row) for row in found.rows]
     heads = headings(found)
     yield from _table(heads, rows, {**_WHOLE, **dict.fromkeys(found.varied, 0)}, room, colour)
+    yield from _reasons(found, room, colour)
     square = grid(found)
     if square:
-        yield ""
+        yield from ("", *_wrapped(visible(square.caption), room))
         heads = [square.corner, *(words.text for words in square.columns)]
         yield from _table(heads, square.rows, {square.corner: 0}, room, colour)
     yield from _section("circumstances that differ", [f"{what}: {told}" for what, told in differences(found)], room)
     yield from _section("the same in all", list(_same(found)), room)
 
 
+def _reasons(found: Comparison, room: int, colour: Style) -> Iterator[str]:
+    """Why runs did not pass: a line each, cut where it is longer than the terminal is wide."""
+    told = [(visible(row.id), row.verdict, visible(why)) for row, why in reasons(found)]
+    if not told:
+        return
+    ids, words = (max(len(item[index]) for item in told) for index in (0, 1))
+    yield from ("", "why runs did not pass")
+    whole = True
+    for run_id, verdict, why in told:
+        line = f"  {run_id.ljust(ids)}  {verdict.ljust(words)}  {why}"
+        whole = whole and (not room or len(line) <= room)
+        yield colour(fit(line, room) if room else line, verdict)
+    if not whole:
+        yield from _wrapped(_CUT, room)
+
+
 def _same(found: Comparison) -> Iterator[str]:
-    """What the runs have in common: params, the run's own circumstances, versions; a line each."""
+    """What the runs have in common: params, what was measured, the run's own circumstances, versions; a line each."""
     told = {what: _short(what, as_text(held)) for what, held in common(found)}
-    parts: dict[str, list[str]] = {"params": [], "": [], "versions": []}
+    prefixes = {"measured": MEASURED, "versions": VERSION}
+    parts: dict[str, list[str]] = {"params": [], "measured": [], "": [], "versions": []}
     for what, text in told.items():
-        versioned = what.startswith(VERSION)
-        group = "params" if what in found.same["params"] else "versions" if versioned else ""
-        parts[group].append(f"{what.removeprefix(VERSION)} {text}" if group != "params" else f"{what}={text}")
+        if what in found.same["params"]:
+            parts["params"].append(f"{what}={text}")
+            continue
+        group = next((name for name, prefix in prefixes.items() if what.startswith(prefix)), "")
+        parts[group].append(f"{what.removeprefix(prefixes.get(group, ''))} {text}")
     for group, names in parts.items():
         if names:
             yield f"{group}: {', '.join(names)}" if group else ", ".join(names)
@@ -127,14 +151,13 @@ def _table(
         line = [column.cells[number] for column in kept]
         told = [_padded(fit(words.text, column.width), column) for words, column in zip(line, kept, strict=True)]
         yield gap.join(colour(text, words.kind) for text, words in zip(told, line, strict=True)).rstrip()
-    elsewhere = "--json, --csv and --html have all"
     if left:
         names = ", ".join(column.heading for column in columns if column in left)
-        yield from _wrapped(f"not shown for want of room: {names}; {elsewhere}", room)
+        yield from _wrapped(f"not shown for want of room: {names}; {_ELSEWHERE}", room)
     if any(
         len(text) > column.width for column in kept for text in (column.heading, *(item.text for item in column.cells))
     ):
-        yield from _wrapped(f"what ends with … is cut for want of room; {elsewhere}", room)
+        yield from _wrapped(_CUT, room)
 
 
 def _column(heading: str, found: Sequence[Words], rank: int) -> _Column:

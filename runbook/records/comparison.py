@@ -37,7 +37,8 @@ class Sought(NamedTuple):
 class Row(NamedTuple):
     """One run. `verdict` is also `queued`, `running`, `unfinished` or NO_RECORD; `how` says what kind of run it was.
 
-    `expectations` are by their whole names; `duration` is in seconds, None where it is not known.
+    `expectations` are by their whole names; `measured` has every metric of the state, judged or not: its delta, or what it was
+    afterwards where there is no delta. `duration` is in seconds, None where it is not known.
     """
 
     id: str
@@ -47,8 +48,13 @@ class Row(NamedTuple):
     duration: Any
     attempts: int
     expectations: Mapping[str, ExpectationDoc]
+    measured: Mapping[str, ExpectationDoc]
     postconditions: Mapping[str, CheckDoc]
     record: Record | None
+
+    def outcome(self, name: str) -> ExpectationDoc | None:
+        """What came of a metric: its expectation, or what was measured where nothing was expected of it."""
+        return self.expectations.get(name) or self.measured.get(name)
 
 
 class Differing(NamedTuple):
@@ -62,7 +68,8 @@ class Differing(NamedTuple):
 class Comparison(NamedTuple):
     """Runs beside each other, in the order of the params that vary.
 
-    `expectations` and `postconditions` are the names that have a column, `same` what all known runs have in common,
+    `expectations`, `metrics` and `postconditions` are the names that have a column; of `metrics` nothing was expected, and
+    each says whether its column has `delta` or what was measured `after`. `same` is what all known runs have in common,
     `counts` how many runs came to each verdict, `missing` those without a record. `fastest` and `slowest` are of the runs
     that passed, or of those that were refuted where none passed; None where fewer than two did.
     """
@@ -72,6 +79,7 @@ class Comparison(NamedTuple):
     varied: list[str]
     rows: list[Row]
     expectations: list[str]
+    metrics: dict[str, str]
     postconditions: list[str]
     same: dict[str, Any]
     differs: list[Differing]
@@ -91,14 +99,17 @@ def compare_runs(
     records = [row.record for row in rows if row.record is not None]
     differs = differing(records)
     fastest, slowest = _extremes(rows)
+    expected = list(dict.fromkeys(name for row in rows for name in row.expectations))
+    metrics, alike = _unexpected(rows, expected)
     return Comparison(
         experiment,
         list(dict.fromkeys([*[runbook] * bool(runbook), *(record["run"]["runbook"] for record in records)])),
         names,
         rows,
-        list(dict.fromkeys(name for row in rows for name in row.expectations)),
+        expected,
+        metrics,
         _telling_postconditions(rows),
-        _same(rows, names, differs, runbook),
+        {**_same(rows, names, differs, runbook), **({"measured": alike} if alike else {})},
         differs,
         dict(Counter(row.verdict for row in rows).most_common()),
         [row.id for row in rows if row.verdict == NO_RECORD],
@@ -111,13 +122,65 @@ def _row(run: Sought) -> Row:
     record = run.record
     waiting = run.state if run.state != "over" else ""
     if record is None:
-        return Row(run.id, dict(run.params), waiting or NO_RECORD, "", None, run.attempts, {}, {}, None)
+        return Row(run.id, dict(run.params), waiting or NO_RECORD, "", None, run.attempts, {}, {}, {}, None)
     of = record["run"]
     how = "dry run" if of["dry_run"] else "rehearsal" if of.get("rehearsal") else ""
     own = {name.removeprefix("expectations."): item for name, item in expectations(record).items()}
     verdict = of["verdict"] or waiting or "unfinished"
     params = {**run.params, **record["params"]}
-    return Row(run.id, params, verdict, how, of["duration"], run.attempts, own, record["postconditions"], record)
+    checks, measured = record["postconditions"], _measured(record)
+    return Row(run.id, params, verdict, how, of["duration"], run.attempts, own, measured, checks, record)
+
+
+def _measured(record: Record) -> dict[str, ExpectationDoc]:
+    """Every metric that was measured afterwards; null is what was not."""
+    found: dict[str, ExpectationDoc] = {}
+    for state, row in record["after"].items():
+        for metric, after in (row if isinstance(row, Mapping) else {}).items():
+            delta = record["delta"].get(state, {}).get(metric)
+            of, actual = ("after", after) if delta is None else ("delta", delta)
+            if actual is not None:
+                found[f"{state}.{metric}"] = {"of": of, "actual": actual}
+    return found
+
+
+def _unexpected(rows: Sequence[Row], expected: Sequence[str]) -> tuple[dict[str, str], dict[str, ExpectationDoc]]:
+    """The metrics of which nothing was expected: those that have a column, and those that came out alike in all runs.
+
+    Where nothing was expected at all, each has a column.
+    """
+    known = [row.measured for row in rows if row.measured]
+    names = [name for name in dict.fromkeys(name for item in known for name in item) if name not in expected]
+    changed = {name for item in known for name, held in item.items() if held.get("of") == "delta"}
+    apart = {
+        name: "delta" if name in changed else "after"
+        for name in names
+        if not expected or len({_reading(item.get(name)) for item in known}) > 1
+    }
+    return apart, {name: known[0][name] for name in names if name not in apart}
+
+
+def _reading(item: ExpectationDoc | None) -> str:
+    """What was measured, in a word that tells it from other measurements."""
+    return dumps([item.get("of"), to_data(item.get("actual"))]) if item else ""
+
+
+def decides(row: Row, item: CheckDoc | ExpectationDoc) -> bool:
+    """Whether something that was judged made its run refuted."""
+    weighs = item.get("severity") != "warn" or bool(row.record and row.record["run"].get("strict"))
+    return item.get("verdict") == "refuted" and weighs and not item.get("overridden")
+
+
+def most_telling(found: Comparison) -> str:
+    """The metric that is refuted most often, else the one that has most values, else the first; empty where there is none."""
+    deciding = Counter(name for row in found.rows for name, item in row.expectations.items() if decides(row, item))
+
+    def told(name: str) -> tuple[int, int, int]:
+        items = [item for row in found.rows if (item := row.outcome(name)) and item.get("actual") is not None]
+        refuted = sum(item.get("verdict") == "refuted" for item in items)
+        return deciding[name], refuted, len({_reading(item) for item in items})
+
+    return max([*found.expectations, *found.metrics], key=told, default="")
 
 
 def order(value: Any) -> tuple[int, Any]:

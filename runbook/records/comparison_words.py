@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from runbook.engine.record import CheckDoc, ExpectationDoc
-from runbook.language.values import Absent, as_text
-from runbook.records.comparison import NO_RECORD, Comparison, Row, order, short_result
+from runbook.language.values import Absent, as_text, dumps, to_data
+from runbook.records.comparison import NO_RECORD, Comparison, Row, decides, most_telling, order, short_result
 from runbook.records.evidence import NOTHING
 from runbook.records.markdown import code, plain, table
 from runbook.records.pages.shown import actual_text, cut, length, predicted_text
@@ -16,7 +16,9 @@ from runbook.records.pages.shown import actual_text, cut, length, predicted_text
 MARKS = {"passed": "✓", "refuted": "✗", "unknown": "?"}
 SIGNS = {**MARKS, "failed": "✗", "blocked": "■", "errored": "?", "cancelled": "■", "lost": "?", NO_RECORD: "?"}
 LONGEST = 120  # characters of a value in a table
+LONGEST_REASON = 400  # characters of why a run ended as it did
 VERSION = "version of "  # what stands before the name of a program
+MEASURED = "measured "  # what stands before the name of a metric
 _VALUES = 6  # values of one circumstance that are told
 _NAMES = 12  # runs that are told by name
 
@@ -30,9 +32,10 @@ class Words(NamedTuple):
 
 class Grid(NamedTuple):
     """Two params against each other: `corner` names them, `columns` are values of the second, each row begins with one of the
-    first.
+    first. `caption` says what the cells tell.
     """
 
+    caption: str
     corner: str
     columns: list[Words]
     rows: list[list[Words]]
@@ -47,8 +50,15 @@ def value(found: Any) -> Words:
     return Words(as_text(found), "" if found is None or isinstance(found, bool) else "number")
 
 
-def change(item: ExpectationDoc | None) -> Words:
-    """What was measured of an expectation, and whether that is as predicted: `+12 ✓`, `+9 ✗ (predicted +12)`."""
+def change(item: ExpectationDoc | None, of: str = "delta") -> Words:
+    """What was measured of a metric, and whether that is as predicted where it was: `+12 ✓`, `+9 ✗ (predicted +12)`, `+3`.
+
+    Where nothing was predicted, what is not `of` the kind that its column has says so: `7 afterwards`.
+    """
+    if item and "verdict" not in item:
+        if item.get("of") == "delta":
+            return Words(actual_text(item), "number")
+        return value(item["actual"]) if of == "after" else Words(f"{value(item['actual']).text} afterwards")
     if not item or not item.get("verdict"):
         return Words("–")
     verdict = str(item["verdict"])
@@ -81,6 +91,7 @@ def headings(found: Comparison) -> list[str]:
         *found.varied,
         "verdict",
         *found.expectations,
+        *found.metrics,
         *found.postconditions,
         "took",
         *["attempts"] * several,
@@ -94,7 +105,8 @@ def cells(found: Comparison, row: Row) -> list[Words]:
     return [
         *(value(row.params.get(name, NOTHING)) for name in found.varied),
         verdict_of(row),
-        *(change(row.expectations.get(name)) for name in found.expectations),
+        *(change(row.outcome(name)) for name in found.expectations),
+        *(change(row.outcome(name), of) for name, of in found.metrics.items()),
         *(outcome(row.postconditions.get(name)) for name in found.postconditions),
         Words("–" if row.duration is None else length(row.duration), "number"),
         *[Words(str(row.attempts), "number")] * several,
@@ -115,29 +127,55 @@ def placed(found: Comparison) -> dict[tuple[str, str], list[Row]]:
 
 
 def grid(found: Comparison) -> Grid | None:
-    """The verdict and the first expectation's change for each pair of values; None where there is no grid."""
+    """The verdict and the most telling metric for each pair of values; None where there is no grid."""
     places = placed(found)
     if not places:
         return None
     first, second = found.varied
+    shown = most_telling(found)
     down = {words.text: words for row in found.rows if (words := value(row.params.get(first, NOTHING)))}
     known = sorted(found.rows, key=lambda row: order(row.params.get(second, NOTHING)))
     across = {words.text: words for row in known if (words := value(row.params.get(second, NOTHING)))}
     rows = [
-        [words, *(_square(found, places.get((text, other), [])) for other in across)] for text, words in down.items()
+        [words, *(_square(shown, places.get((text, other), [])) for other in across)] for text, words in down.items()
     ]
-    return Grid(f"{first} \\ {second}", list(across.values()), rows)
+    caption = f"verdict{f' and {shown}' if shown else ''} by {first} and {second}"
+    return Grid(caption, f"{first} \\ {second}", list(across.values()), rows)
 
 
-def _square(found: Comparison, rows: Sequence[Row]) -> Words:
-    """One pair of values: the run that tried it, or the first of them and how many more."""
+def _square(shown: str, rows: Sequence[Row]) -> Words:
+    """One pair of values: the run that tried it, or the first of them, how many more, and their verdicts where these differ."""
     if not rows:
         return Words("")
     row = rows[0]
-    told = verdict_of(row).text
-    first = change(row.expectations.get(found.expectations[0])).text if found.expectations else "–"
-    told += f" {first.partition(' (')[0]}" if first != "–" else ""
-    return Words(told + (f" and {len(rows) - 1} more" if len(rows) > 1 else ""), row.verdict)
+    told = " ".join(filter(None, [verdict_of(row).text, _decided(shown, row)]))
+    if len(rows) > 1:
+        others = dict.fromkeys(other.verdict for other in rows[1:] if other.verdict != row.verdict)
+        told += f" and {len(rows) - 1} more" + (f" ({', '.join(others)})" if others else "")
+    return Words(told, row.verdict)
+
+
+def _decided(shown: str, row: Row) -> str:
+    """What made a run refuted, by its name unless it is the metric that is shown; of a run that passed, that metric."""
+    item = row.outcome(shown)
+    if row.verdict == "passed":
+        warns = item is not None and item.get("verdict") == "refuted"
+        return _brief(item) + (" (only warns)" if warns else "")
+    if row.verdict != "refuted" or (item and decides(row, item)):
+        return _brief(item) if row.verdict == "refuted" else ""
+    for name, other in row.expectations.items():
+        if decides(row, other):
+            return f"by {name} {_brief(other)}"
+    for name, check in row.postconditions.items():
+        if decides(row, check):
+            return f"by {name} {outcome(check).text}"
+    return ""
+
+
+def _brief(item: ExpectationDoc | None) -> str:
+    """What was measured, without what was predicted."""
+    told = change(item, "after").text
+    return "" if told == "–" else told.partition(" (predicted ")[0]
 
 
 # --- sentences ----------------------------------------------------------------------------------------------------
@@ -184,11 +222,34 @@ def _ended(row: Row) -> str:
     return "passed" if row.verdict == "passed" else "were refuted"
 
 
+def reasons(found: Comparison) -> Iterator[tuple[Row, str]]:
+    """Why runs did not pass: each that is over and did not, and what its record says of it."""
+    for row in found.rows:
+        of = row.record["run"] if row.record else {}
+        if of.get("verdict") not in (None, "passed"):
+            yield row, cut(of.get("because") or "its record does not say why", LONGEST_REASON)
+
+
+def repeated(found: Comparison) -> str:
+    """Which params several runs have: `2 runs with n=1`; empty where none do."""
+    places: dict[str, list[Row]] = {}
+    for row in found.rows:
+        if all(name in row.params for name in found.varied):
+            place = dumps([to_data(row.params[name]) for name in found.varied])
+            places.setdefault(place, []).append(row)
+    several = [rows for rows in places.values() if len(rows) > 1]
+    told = [f"{len(rows)} runs with {called(found, rows[0]) if found.varied else 'equal params'}" for rows in several]
+    left = len(told) - _NAMES
+    return ", ".join(told[:_NAMES]) + (f" and {left} other params" if left > 0 else "")
+
+
 def common(found: Comparison) -> Iterator[tuple[str, Any]]:
     """What is the same in all runs, by name."""
     yield from found.same["params"].items()
     for name, held in found.same.items():
-        if name == "versions":
+        if name == "measured":
+            yield from ((f"{MEASURED}{metric}", change(item).text) for metric, item in held.items())
+        elif name == "versions":
             yield from ((f"{VERSION}{what}", text) for what, text in held.items())
         elif name != "params":
             yield {"sha256": "runbook sha256", "git": "git commit"}.get(name, name), held
@@ -214,6 +275,8 @@ def warnings(found: Comparison) -> list[str]:
         told.append("These are runs of different runbooks.")
     if found.differs:
         told.append("Not only the params differ between these runs: the circumstances do too.")
+    if repeated(found):
+        told.append(f"Some runs have the same params: {repeated(found)}.")
     if found.missing:
         left = len(found.missing) - _NAMES
         names = ", ".join(found.missing[:_NAMES]) + (f" and {left} more" if left > 0 else "")
@@ -234,9 +297,13 @@ def markdown(found: Comparison) -> Iterator[str]:
         yield from ("", f"**{plain(warning)}**")
     yield ""
     yield from table(list(map(_inert, headings(found))), (_marked(cells(found, row)) for row in found.rows))
+    why = [[code(row.id, cell=True), _inert(row.verdict), _inert(told)] for row, told in reasons(found)]
+    if why:
+        yield from ("", "## Why runs did not pass", "")
+        yield from table(["run", "verdict", "because"], why)
     square = grid(found)
     if square:
-        yield from ("", f"## {plain(' against '.join(found.varied))}", "")
+        yield from ("", f"## {plain(' against '.join(found.varied))}", "", _sentence(square.caption), "")
         head = [_inert(square.corner), *_marked(square.columns)]
         yield from table(head, map(_marked, square.rows))
     yield from _pairs("Circumstances that differ", {what: _inert(told) for what, told in differences(found)})

@@ -189,12 +189,47 @@ def test_without_a_fleet_nothing_was_submitted(
 
 def test_runs_instead_of_an_experiment(made: Made) -> None:
     one, other = made.runs[2], made.runs[20]
-    found = made.ask("compare", other, one, one, "--json").document
+    found = made.ask("compare", other, one, "--json").document
     assert found["experiment"] is None and found["varied"] == ["n"]
     assert [run["id"] for run in found["runs"]] == [one, other]
     assert found["same"]["params"] == {"mode": "x", "fixed": 7} and found["differs"] == {}
     ended = made.ask("compare", one, "19990101")
     assert ended.code == 6 and "19990101" in ended.err and ended.out == ""
+
+
+def test_the_same_run_twice_is_refused(made: Made) -> None:
+    ended = made.ask("compare", made.runs[2], made.runs[20], made.runs[2], "--json")
+    assert ended.code == 2 and f"run {made.runs[2]} is named twice" in ended.err
+    assert ended.document["run"]["exit_code"] == 2
+    assert made.ask("compare", made.runs[11], "last").code == 2
+
+
+def test_with_the_server_away_nobody_says_that_nothing_was_submitted(made: Made) -> None:
+    nowhere = "postgresql://nobody@127.0.0.1:1/nothing"
+    for name in ("last", EXPERIMENT):
+        ended = made.ask("compare", name, "--json", "--database", nowhere)
+        assert ended.code == 6 and "no audit answered" in ended.err and "127.0.0.1" in ended.err
+        assert "submitted" not in ended.err and "there is no experiment" not in ended.err
+        assert "no audit answered" in ended.document["problems"][0]["message"]
+    environment = {"DATABASE_URL": nowhere}
+    assert "no audit answered" in on_a_terminal(200, "compare", "last", env=environment, stderr=True)
+
+
+def test_what_nobody_expected_is_in_every_form(made: Made) -> None:
+    state = STATE + "  seen:\n    sql: SELECT count(*) AS rows FROM items\n"
+    Path("small.yaml").write_text(HEAD + BODY.replace(STATE, state), encoding="utf-8")
+    ids = [made.ask("exec", "small.yaml", "-p", f"n={n}", "--json").document["run"]["id"] for n in (4, 12)]
+    table = made.ask("compare", *ids).out
+    assert re.search("n +verdict +items.total +seen.rows +few", table), table
+    assert "  why runs did not pass" not in table and f"\n  {ids[1]}  refuted  " in table
+    rows = list(csv.DictReader(io.StringIO(made.ask("compare", *ids, "--csv").out)))
+    assert [row["delta.seen.rows"] for row in rows] == ["4", "12"] and "few refuted" in rows[1]["because"]
+    assert "delta.items.total" not in rows[0]
+    document = made.ask("compare", *ids, "--json").document
+    assert document["runs"][1]["after"]["seen"]["rows"] - document["runs"][0]["after"]["seen"]["rows"] == 12
+    made.ask("compare", *ids, "--html", "found.html")
+    page = Path("found.html").read_text(encoding="utf-8")
+    assert "Change of seen.rows against n" in page and f'href="#run-{ids[1]}"' in page
 
 
 def test_comma_separated_values(made: Made) -> None:
@@ -203,7 +238,10 @@ def test_comma_separated_values(made: Made) -> None:
     assert ended.code == 0 and len(rows) == 5
     assert rows[4]["params.n"] == "20" and rows[4]["params.fixed"] == "7" and rows[4]["verdict"] == "refuted"
     assert rows[4]["expectations.items.total"] == "1" and rows[4]["expectations.items.total.predicted"] == "20"
-    assert rows[3]["postconditions.few"] == "refuted" and rows[1]["verdict"] == "running" and rows[1]["duration"] == ""
+    assert rows[3]["postconditions.few"] == "refuted" and rows[3]["postconditions.few.result"] == "11"
+    assert list(rows[0])[:2] == ["params.n", "params.mode"] and list(rows[0])[-1] == "run"
+    assert "few refuted: result < 10" in rows[3]["because"] and rows[4]["expectations.items.total.severity"] == "error"
+    assert rows[1]["verdict"] == "running" and rows[1]["duration"] == ""
 
 
 def test_a_page_and_markdown(made: Made) -> None:
@@ -219,13 +257,15 @@ def test_a_page_and_markdown(made: Made) -> None:
     assert f"`{made.runs[20]}` |" in told and "| +1 ✗ (predicted +20) |" in told
 
 
-def on_a_terminal(width: int, *arguments: str, env: Mapping[str, str]) -> str:
+def on_a_terminal(width: int, *arguments: str, env: Mapping[str, str], stderr: bool = False) -> str:
     """What the program writes on a terminal that is so wide."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     known = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
     known |= {"PYTHONPATH": str(ROOT), **env}
-    process = subprocess.Popen([sys.executable, "-m", "runbook", *arguments], env=known, stdout=theirs)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runbook", *arguments], env=known, stdout=theirs, stderr=theirs if stderr else None
+    )
     os.close(theirs)
     seen = b""
     with suppress(OSError):

@@ -12,7 +12,7 @@ import pytest
 from runbook.records.comparison import Sought, compare_runs
 from runbook.records.pages.comparison_page import comparison_page, scale
 from tests.pages import test_browser
-from tests.pages.builder import ENDINGS, START, plain_run
+from tests.pages.builder import ENDINGS, START, Told, plain_run
 from tests.pages.reading import Reading
 from tests.pages.test_run_page import assert_landmarks
 
@@ -61,8 +61,9 @@ def test_every_run_is_in_the_table_and_behind_its_points() -> None:
     assert next(item["id"] for item in page.all("tr") if "id" in item) == f"run-{runs[8].id}"
     assert sum("id" in item for item in page.all("tr")) == 12
     assert links.count("first.html") == 1 + 2 * 3
-    assert links.count(f"#run-{runs[1].id}") == 2 * 3
-    assert links.count(f"#run-{runs[4].id}") == 0
+    assert links.count(f"#run-{runs[1].id}") == 1 + 2 * 3
+    assert links.count(f"#run-{runs[4].id}") == 1
+    assert links.count(f"#run-{runs[10].id}") == 1 + 1 + 2 * 3
     for words in (
         "Change of postings.done against n",
         "Duration against mode",
@@ -76,6 +77,41 @@ def test_every_run_is_in_the_table_and_behind_its_points() -> None:
         "Verdict and postings.done by n and mode",
     ):
         assert words in page.said, words
+
+
+def explored(n: int) -> Sought:
+    """A run of which nothing was expected."""
+    told = Told(f"r{n}").open(params={"n": n}).snapshot(0.1, "before", {"s": {"rows": 1, "loss": None}})
+    told.snapshot(1, "after", {"s": {"rows": 1 + n, "loss": Decimal(n) / 4}})
+    return Sought(f"r{n}", {"n": n}, record=told.finish(2, "passed").record)
+
+
+def test_what_was_measured_and_not_predicted_has_its_columns_and_plots() -> None:
+    page = page_of([explored(n) for n in (1, 2, 3)], ["n"])
+    for words in (
+        "s.rows",
+        "Change of s.rows against n",
+        "s.loss afterwards against n",
+        "n=3: 0.75, passed",
+    ):
+        assert words in page.said, words
+    assert "n=2: +2, passed" in page.said
+
+
+def test_a_gap_in_the_plot_of_changes_is_no_change() -> None:
+    runs = [explored(1), explored(2), explored(3)]
+    assert runs[0].record is not None
+    runs[0].record["delta"]["s"]["rows"] = None
+    page = page_of(runs, ["n"])
+    assert "2 afterwards" in page.said and "1 run has no value." in page.said and "n=1: 2, passed" not in page.said
+
+
+def test_a_page_says_why_runs_did_not_pass() -> None:
+    runs = a_matrix()
+    page = page_of(runs, ["n", "mode"])
+    assert "Why runs did not pass" in page.said
+    assert "postings.done refuted: predicted 500 ± 5%, measured 460" in page.said
+    assert "Why runs did not pass" not in page_of(runs[:3], ["n"]).said
 
 
 def test_a_verdict_has_a_shape_of_its_own_in_the_plots() -> None:

@@ -23,9 +23,10 @@ from runbook.records.comparison_words import (
     grid,
     headings,
     markdown,
+    reasons,
     warnings,
 )
-from tests.pages.builder import START, Told, plain_run, running_run
+from tests.pages.builder import START, Told, errored_run, lost_run, plain_run, running_run
 
 
 def a_run(name: str, params: dict[str, Any], **given: Any) -> Record:
@@ -201,6 +202,7 @@ def test_two_params_are_a_grid_where_most_pairs_were_tried() -> None:
     ]
     square = grid(compare_runs([*runs, runs[0]._replace(id="more")]))
     assert square is not None
+    assert square.caption == "verdict and postings.done by n and mode"
     assert square.corner == "n \\ mode" and [words.text for words in square.columns] == ["x", "y"]
     assert [[words.text for words in row] for row in square.rows] == [
         ["2", "passed +2 ✓", "refuted 0 ✗ and 1 more"],
@@ -210,6 +212,105 @@ def test_two_params_are_a_grid_where_most_pairs_were_tried() -> None:
     assert partial is not None and partial.rows[1][1].text == ""
     assert grid(compare_runs([runs[0], runs[3]])) is None
     assert grid(compare_runs([sought("a", {"n": 1}), sought("b", {"n": 2})])) is None
+
+
+def checked(run: Sought, name: str, result: Any, severity: str = "error") -> Sought:
+    """The run, made refuted by a postcondition, or only warned."""
+    assert run.record is not None
+    run.record["postconditions"][name] = {"verdict": "refuted", "result": result, "severity": severity}
+    if severity == "error":
+        run.record["run"].update({"verdict": "refuted", "because": f"{name} refuted: result < 9"})
+    return run
+
+
+def test_a_cell_of_the_grid_names_what_decided_where_that_is_not_the_metric_above_it() -> None:
+    runs = [sought(f"{mode}{n}", {"n": n, "mode": mode}) for n in (1, 2) for mode in ("x", "y")]
+    for run, total in zip(runs, (0, 0, 7, 0), strict=True):
+        assert run.record is not None
+        if total:
+            run.record["expectations"]["postings.total"].update({"verdict": "refuted", "actual": total})
+            run.record["run"]["verdict"] = "refuted"
+    checked(runs[0], "few", 11)
+    checked(runs[1], "few", 12, "warn")
+    assert runs[3].record is not None
+    runs[3].record["expectations"]["postings.total"].update({"verdict": "refuted", "actual": 3, "severity": "warn"})
+    wrong = sought("y2-again", {"n": 2, "mode": "y"}, actual=5)
+    square = grid(compare_runs([*runs, wrong]))
+    assert square is not None and square.caption == "verdict and postings.total by n and mode"
+    assert [[words.text for words in row[1:]] for row in square.rows] == [
+        ["refuted by few 11 ✗", "passed 0 ✓"],
+        ["refuted +7 ✗", "passed +3 ✗ (only warns) and 1 more (refuted)"],
+    ]
+
+
+def explored(name: str, params: dict[str, Any], after: dict[str, Any]) -> Sought:
+    """A run of which nothing was expected."""
+    before = {"rows": 10, "same": 3, "loss": None}
+    told = Told(name).open(params=params).snapshot(0.1, "before", {"s": before})
+    return Sought(name, params, record=told.snapshot(1, "after", {"s": {**before, **after}}).finish(2, "passed").record)
+
+
+def test_a_sweep_that_expects_nothing_has_a_column_for_all_that_was_measured() -> None:
+    runs = [
+        explored(f"{n}{mode}", {"n": n, "mode": mode}, {"rows": 10 + n, "loss": Decimal("0.5") if n else None})
+        for n in (0, 5)
+        for mode in ("x", "y")
+    ]
+    found = compare_runs(runs, varied=["n", "mode"])
+    assert headings(found)[2:7] == ["verdict", "s.rows", "s.same", "s.loss", "took"]
+    assert lines(found)[0][3:6] == ["0", "0", "–"] and lines(found)[3][3:6] == ["+5", "0", "0.5"]
+    square = grid(found)
+    assert square is not None and square.caption == "verdict and s.rows by n and mode"
+    assert square.rows[1][1].text == "passed +5"
+    told = "\n".join(markdown(found))
+    assert "| s.rows |" in told and "| 0.5 |" in told
+
+
+def with_extra(name: str, n: int, delta: int | None, after: int = 7) -> Sought:
+    run = sought(name, {"n": n})
+    assert run.record is not None
+    run.record["after"]["postings"]["extra"], run.record["delta"]["postings"]["extra"] = after, delta
+    return run
+
+
+def test_what_was_not_expected_has_a_column_where_it_varies_and_is_told_once_where_it_does_not() -> None:
+    found = compare_runs([with_extra("a", 1, 4), with_extra("b", 2, -4), with_extra("c", 3, None)])
+    place = headings(found).index("postings.extra")
+    assert place == headings(found).index("postings.total") + 1
+    assert [line[place] for line in lines(found)] == ["+4", "-4", "7 afterwards"]
+    alike = compare_runs([with_extra("a", 1, 4), with_extra("b", 2, 4)])
+    assert "postings.extra" not in headings(alike)
+    assert dict(common(alike))["measured postings.extra"] == "+4"
+    assert "  measured: postings.extra +4" in account(alike, 0, coloured=False)
+    assert "postings.extra" in headings(compare_runs([with_extra("a", 1, 4), sought("b", {"n": 2})]))
+
+
+def test_each_run_that_did_not_pass_says_why() -> None:
+    runs = [
+        sought("fine", {"n": 1}),
+        sought("wrong", {"n": 2}, actual=5),
+        Sought("lost", {"n": 3}, record=lost_run()),
+        Sought("failed", {"n": 4}, record=errored_run()),
+        Sought("waits", {"n": 5}, "queued"),
+        Sought("runs", {"n": 6}, "running", record=running_run()),
+    ]
+    found = compare_runs(runs, varied=["n"])
+    assert {row.id: why for row, why in reasons(found)} == {
+        "wrong": "postings.done refuted: predicted 100 ± 5%, measured 5",
+        "lost": "the runner (pid 4700 on worker-7) is gone; it died during step process",
+        "failed": "postings could not be measured",
+    }
+    told = list(account(found, 50, coloured=False))
+    assert "  wrong   refuted  postings.done refuted: predict…" in told and told.count("") >= 2
+    assert any(line.startswith("what ends with … is cut") for line in told[told.index("why runs did not pass") :])
+    assert "## Why runs did not pass" in markdown(found)
+    assert not list(reasons(compare_runs(runs[:1])))
+
+
+def test_rows_that_have_the_same_params_are_told() -> None:
+    runs = [sought("a", {"n": 1}), sought("b", {"n": 1}), sought("c", {"n": "1"}), Sought("d", {}, "queued")]
+    assert warnings(compare_runs(runs)) == ["Some runs have the same params: 2 runs with n=1."]
+    assert warnings(compare_runs(runs[:2])) == ["Some runs have the same params: 2 runs with equal params."]
 
 
 NASTY = "| x | `y` <img src=x onerror=1>\n\n# heading\u202e [a](http://x) @me"

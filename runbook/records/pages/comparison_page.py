@@ -10,6 +10,7 @@ from runbook.engine.judge import number
 from runbook.language.values import as_text
 from runbook.records.comparison import Comparison, Row, order
 from runbook.records.comparison_words import (
+    Grid,
     Words,
     called,
     cells,
@@ -19,6 +20,7 @@ from runbook.records.comparison_words import (
     extremes,
     grid,
     headings,
+    reasons,
     title,
     value,
     warnings,
@@ -40,7 +42,7 @@ from runbook.records.pages.marks import (
     shape_of,
     sign,
 )
-from runbook.records.pages.shown import Cell, Table, cell, cut, length, predicted_text
+from runbook.records.pages.shown import Cell, Table, actual_text, cell, cut, length, predicted_text
 
 HEIGHT = 150  # pixels
 MAX_RUNS = 1000
@@ -87,9 +89,10 @@ def comparison_page(found: Comparison, hrefs: Mapping[str, str]) -> str:
         warnings=warnings(found),
         signs=SIGNS,
         key=[(verdict, count, _symbol(verdict)) for verdict, count in found.counts.items()],
-        table=_table(shown, hrefs),
+        table=_table(shown, links),
         left=len(found.rows) - len(shown.rows),
-        grid=square and _grid(shown, square.corner, square.columns, square.rows),
+        why=_reasons(shown, links),
+        grid=square and _grid(square),
         charts=charts[:MAX_CHARTS],
         charts_left=max(0, len(charts) - MAX_CHARTS),
         differs=_pairs("Circumstances that differ, and in how many runs", differences(found)),
@@ -110,31 +113,36 @@ def _symbol(verdict: str) -> Mark:
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def _table(found: Comparison, hrefs: Mapping[str, str]) -> Table:
-    rows = [_cells(found, row, hrefs) for row in found.rows]
-    names = {*found.varied, *found.expectations, *found.postconditions}
+def _table(found: Comparison, links: Mapping[str, str]) -> Table:
+    rows = [_cells(found, row, links) for row in found.rows]
+    names = {*found.varied, *found.expectations, *found.metrics, *found.postconditions}
     heads = [head if head in names else _capital(head) for head in headings(found)]
     return Table("All runs, by the params that vary", heads, rows, anchors=[anchor(row.id) for row in found.rows])
 
 
-def _cells(found: Comparison, row: Row, hrefs: Mapping[str, str]) -> list[Cell]:
+def _cells(found: Comparison, row: Row, links: Mapping[str, str]) -> list[Cell]:
     every = cells(found, row)
     first = len(found.varied)
     told = [_param(row.params.get(name, NOTHING)) for name in found.varied]
     told.append(Cell(row.verdict, "verdict", note=row.how))
     told += [Cell(words.text, words.kind if words.kind == "number" else "brief") for words in every[first + 1 : -1]]
-    return [*told, Cell(row.id, "code", hrefs.get(row.id, ""))]
+    return [*told, Cell(row.id, "code", links[row.id])]
 
 
 def _param(held: Any) -> Cell:
     return Cell("–") if held is NOTHING else cell(held)
 
 
-def _grid(found: Comparison, corner: str, columns: Sequence[Words], rows: Sequence[Sequence[Words]]) -> Table:
-    told = [[Cell(row[0].text, "brief"), *(_square(words) for words in row[1:])] for row in rows]
-    what = f" and {found.expectations[0]}" if found.expectations else ""
-    heads = [corner, *(words.text for words in columns)]
-    return Table(f"Verdict{what} by {' and '.join(found.varied)}", heads, told)
+def _reasons(found: Comparison, links: Mapping[str, str]) -> Table | None:
+    rows = [
+        [Cell(row.id, "code", links[row.id]), Cell(row.verdict, "verdict"), Cell(why)] for row, why in reasons(found)
+    ]
+    return Table("Why runs did not pass", ["Run", "Verdict", "Because"], rows) if rows else None
+
+
+def _grid(square: Grid) -> Table:
+    told = [[Cell(row[0].text, "brief"), *(_square(words) for words in row[1:])] for row in square.rows]
+    return Table(_capital(square.caption), [square.corner, *(words.text for words in square.columns)], told)
 
 
 def _square(words: Words) -> Cell:
@@ -202,21 +210,23 @@ def _categories(name: str, known: Mapping[str, Any]) -> Scale:
 
 
 def _charts(found: Comparison, links: Mapping[str, str]) -> list[Chart]:
-    """Each expectation and the duration against each param that varies."""
+    """Each metric and the duration against each param that varies."""
     charts: list[Chart | None] = []
     for index, name in enumerate(found.varied):
         across = scale(found, name)
         if across is None:
             continue
-        for number_of, metric in enumerate(found.expectations):
+        for number_of, metric in enumerate([*found.expectations, *found.metrics]):
             key = f"chart-{index}-{number_of}"
-            charts.append(_expectation(found, metric, across, links, key))
+            charts.append(_metric(found, metric, across, links, key))
         charts.append(_durations(found, across, links, f"chart-{index}-duration"))
     return [chart for chart in charts if chart is not None]
 
 
-def _expectation(found: Comparison, metric: str, across: Scale, links: Mapping[str, str], key: str) -> Chart | None:
-    points = [_point(row, metric) for row in found.rows if row.id in across.places]
+def _metric(found: Comparison, metric: str, across: Scale, links: Mapping[str, str], key: str) -> Chart | None:
+    of = {item.get("of") for row in found.rows if (item := row.outcome(metric))}
+    kind = found.metrics.get(metric, "delta")
+    points = [_point(row, metric, kind) for row in found.rows if row.id in across.places]
     known = [at for point in points for at in (point.value, point.expected) if at is not None]
     if not any(point.value is not None for point in points):
         return None
@@ -225,15 +235,17 @@ def _expectation(found: Comparison, metric: str, across: Scale, links: Mapping[s
     up = number_axis(known, zero=zero, whole=all(at == int(at) for at in known))
     told = ["Ring: predicted." if any(point.expected is not None for point in points) else ""]
     told.append("" if zero else f"The scale starts at {up.ticks[0].label}, not at 0.")
-    of = {str(row.expectations[metric].get("of")) for row in found.rows if metric in row.expectations}
     what = f"{metric} afterwards" if of == {"after"} else f"Change of {metric}"
     return _chart(found, (key, f"{what} against {across.name}"), points, across, up, told, links)
 
 
-def _point(row: Row, metric: str) -> Point:
-    item = row.expectations.get(metric)
-    if not item or item.get("actual") is None:
+def _point(row: Row, metric: str, of: str) -> Point:
+    """What one run came to, where that is its change or, of `after`, its value."""
+    item = row.outcome(metric)
+    if not item or item.get("actual") is None or ("verdict" not in item and item.get("of") != of):
         return Point(row, None, "not measured", row.verdict)
+    if "verdict" not in item:
+        return Point(row, plottable(number(item["actual"])), f"{actual_text(item)}, {row.verdict}", row.verdict)
     verdict = str(item.get("verdict") or "")
     told = f"{as_text(item['actual'])}, predicted {predicted_text(item)}, {verdict}"
     return Point(row, plottable(item["actual"]), told, verdict, plottable(number(item.get("predicted"))))
