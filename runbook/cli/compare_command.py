@@ -60,29 +60,13 @@ def command(names: tuple[str, ...], databases: tuple[str, ...], html: Path | Non
 
 
 def _experiment(name: str, databases: tuple[str, ...]) -> tuple[Comparison, list[str]]:
-    from runbook.fleet.experiments import NoSuchExperiment, find_experiment
+    from runbook.fleet.experiments import find_experiment
     from runbook.records.comparison import Sought, compare_runs
 
-    try:
-        found = find_experiment(name, named_urls(databases))
-    except NoSuchExperiment as unknown:
-        raise _unreached(name, databases) or unknown from None
+    found = find_experiment(name, named_urls(databases))
     runs = [Sought(run.run_id, run.params, run.state, run.attempt, found.records.get(run.run_id)) for run in found.runs]
     compared = compare_runs(runs, experiment=found.id, runbook=found.runbook, varied=found.varied)
     return compared, found.troubles
-
-
-def _unreached(name: str, databases: tuple[str, ...]) -> RunbookError | None:
-    """What to say where no audit answered, so that nobody knows whether there is such an experiment; None where one did."""
-    from runbook.operate.finding import History
-
-    with History(named_urls(databases)) as history:
-        if history.audits.found or not history.troubles:
-            return None
-        asked = "any experiment" if name == "last" else f"an experiment `{name}`"
-        return RunbookError(
-            f"no audit answered, so it is not known whether there is {asked}: {'; '.join(history.troubles)}"
-        )
 
 
 def _runs(names: Sequence[str], databases: tuple[str, ...]) -> tuple[Comparison, list[str]]:

@@ -96,9 +96,11 @@ def _fleets(history: History) -> list[Connection]:
 
 def _meant(name: str, fleets: list[Connection], troubles: list[str]) -> tuple[str, Connection]:
     """The id of the experiment that is meant, and the audit that has it. Raises NoSuchExperiment."""
+    asked = "any experiment" if name == "last" else f"an experiment `{name}`"
+    silence = f"an audit does not answer, so it is not known whether there is {asked}: {'; '.join(troubles)}"
     if not fleets:
         nothing = "nothing was submitted, no audit at hand has a fleet: `runbook submit --matrix` makes experiments"
-        raise NoSuchExperiment("; ".join([nothing, *troubles]))
+        raise NoSuchExperiment(silence if troubles else nothing)
     found: dict[str, tuple[Any, Connection]] = {}
     for connection in fleets:
         query, value = (_NEWEST, 1) if name == "last" else (_BEGINNING, name)
@@ -110,7 +112,7 @@ def _meant(name: str, fleets: list[Connection], troubles: list[str]) -> tuple[st
     if name not in found and len(found) > 1:
         raise NoSuchExperiment(f"`{name}` could be {', '.join(list(found)[:5])}")
     if not found:
-        raise NoSuchExperiment("; ".join(filter(None, [*_unknown(name, fleets), *troubles])))
+        raise NoSuchExperiment(silence if troubles else "; ".join(filter(None, _unknown(name, fleets))))
     experiment = name if name in found else next(iter(found))
     return experiment, found[experiment][1]
 

@@ -208,11 +208,11 @@ def test_with_the_server_away_nobody_says_that_nothing_was_submitted(made: Made)
     nowhere = "postgresql://nobody@127.0.0.1:1/nothing"
     for name in ("last", EXPERIMENT):
         ended = made.ask("compare", name, "--json", "--database", nowhere)
-        assert ended.code == 6 and "no audit answered" in ended.err and "127.0.0.1" in ended.err
+        assert ended.code == 6 and "an audit does not answer" in ended.err and "127.0.0.1" in ended.err
         assert "submitted" not in ended.err and "there is no experiment" not in ended.err
-        assert "no audit answered" in ended.document["problems"][0]["message"]
+        assert "an audit does not answer" in ended.document["problems"][0]["message"]
     environment = {"DATABASE_URL": nowhere}
-    assert "no audit answered" in on_a_terminal(200, "compare", "last", env=environment, stderr=True)
+    assert "an audit does not answer" in on_a_terminal(200, "compare", "last", env=environment, stderr=True)
 
 
 def test_what_nobody_expected_is_in_every_form(made: Made) -> None:
