@@ -24,7 +24,7 @@ from runbook.operate.opening import opening
 from runbook.operate.predecessors import GRACE
 from runbook.operate.reaching import Way
 from runbook.operate.recovery import Recovered, recover
-from runbook.operate.runs import mark_open
+from runbook.operate.runs import mark_closed, mark_open
 from runbook.operate.servers import EMBEDDED
 from runbook.records.files import write_new
 from runbook.records.journal import Journal, JournalError, Line, create_journal, written
@@ -160,6 +160,8 @@ def clear(folder: Path) -> None:
             (folder / name).unlink()
     with suppress(OSError):
         folder.rmdir()
+    with suppress(OSError):
+        mark_closed(folder)
 
 
 def _opened(folder: Path) -> Journal:

@@ -123,6 +123,7 @@ class Crew:
                 return
             self._tell(News("started", run_id, turn.submission.runbook, _params(turn)))
             began = time.monotonic()
+            await asyncio.to_thread(clear, self._here.folder(run_id))  # what an earlier start left here
             code, words = await self._process(turn)
             news = await self._after(turn, code, words)
             if news is not None:

@@ -91,7 +91,7 @@ class Rescue:
 
     def look_after(self, connection: Connection) -> Iterator[News]:
         """Raises ServerError."""
-        yield from _of_this_project(self._here)
+        yield from _of_this_project(connection, self._here)
         settle(connection)
         with translated():
             found = [_Stale(*row) for row in connection.execute(_STALE, [STALE])]
@@ -109,8 +109,8 @@ class Rescue:
         return [item for item in found if now - self._suspects[item.run_id, item.epoch] >= SOON - 1]
 
 
-def _of_this_project(here: Here) -> Iterator[News]:
-    """Runs of this project whose process died: their journals are at hand."""
+def _of_this_project(connection: Connection, here: Here) -> Iterator[News]:
+    """Runs of this queue whose journals are at hand and that nobody executes: those of dead processes, and unfinished copies."""
     try:
         folders = open_runs(here.project)
     except RunbookError as error:
@@ -120,10 +120,13 @@ def _of_this_project(here: Here) -> Iterator[News]:
         with suppress(RunbookError, OSError):
             if running(folder):
                 continue
-            known = outline_of(folder)
-            if "submitted" not in known["circumstances"] or audit_target(known) != here.target:
+            if not has_begun(folder):
+                recover(folder, here.way(), lambda record: GRACE)  # which takes its mark away, in time
                 continue
-            found = recover(folder, here.way(), lambda record: GRACE)
+            known = outline_of(folder)
+            if "submitted" not in known["circumstances"] or submission(connection, folder.name) is None:
+                continue
+            found = recover(folder, here.way(target=audit_target(known)), lambda record: GRACE)
             if found is not None:
                 run = found.record["run"]
                 yield News("ended", run["id"], run["runbook"], f"{run['verdict']}: {found.trouble or run['because']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 
@@ -12,6 +13,7 @@ import pytest
 from runbook.database.connect import connect
 from runbook.fleet import turns
 from runbook.fleet.adopt import Here, conclude_unbegun, copy_journal
+from runbook.fleet.rescue import Rescue
 from runbook.operate.runs import record_of
 from tests.acceptance.helpers import until
 from tests.fleet.parts import SWEEP, Fleet
@@ -154,3 +156,32 @@ def test_a_run_that_could_not_be_withdrawn_is_not_executed(fleet: Fleet) -> None
     fleet.worker()
     assert fleet.verdicts([run]) == ["cancelled"]
     assert fleet.value("SELECT count(*) FROM items") == 0
+
+
+def test_what_a_rescue_left_unfinished_is_finished_by_the_next(fleet: Fleet) -> None:
+    """A copy that was concluded here while the run's own host closed it, and a mark of a start that left nothing."""
+    (run,) = fleet.submit()
+    fleet.work()
+    here = Here(fleet.database.url, fleet.folder / "other" / ".runbook", {})
+    (here.project / "open").mkdir(parents=True)
+    with connect(fleet.database.url, "test") as connection:
+        copy_journal(connection, here, run)
+        journal = here.folder(run) / "journal.jsonl"
+        lines = journal.read_bytes().splitlines(keepends=True)
+        journal.write_bytes(b"".join(lines[:-1]))
+        mark = here.project / "open" / "20261123_000000-000-0000"
+        mark.touch()
+        os.utime(mark, (0, 0))
+        list(Rescue(here).look_after(connection))
+    assert not list((here.project / "open").iterdir())
+    assert record_of(here.folder(run))["run"]["audit"] == "superseded"
+    assert fleet.verdict(run) == "passed"
+
+
+def test_a_start_finds_room_where_an_earlier_one_left_its_folder(fleet: Fleet) -> None:
+    (run,) = fleet.submit()
+    left = fleet.folder / ".runbook" / "runs" / run
+    left.mkdir(parents=True)
+    (left / "journal.jsonl").touch()
+    fleet.work()
+    assert fleet.verdict(run) == "passed"
